@@ -1,0 +1,29 @@
+//! What Holdfast's programs share.
+//!
+//! Modules, lowest first; a module uses only those above it in this list:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`units`] | byte counts and durations, parsed and printed |
+//! | [`report`] | what lower layers say (advice, progress, cancellation) and `app` renders |
+//! | [`codec`] | digests and compression over `std::io` |
+//! | [`pg`] | PostgreSQL's own formats: bytes in, values out |
+//! | [`repo`] | the repository format: keys, records, parts, the index, the WAL chain |
+//! | [`sys`] | clock, durable file operations, locks, child processes, signals |
+//! | [`store`] | where a repository's bytes lie |
+//! | [`archive`] | segments and backups: the vocabulary that the binaries share |
+//! | [`server`] | a running PostgreSQL: connection strings, sessions, programs |
+//! | [`restore`] | the engine that brings a cluster back |
+//! | [`app`] | configuration, logging, output, exit codes |
+
+pub mod app;
+pub mod archive;
+pub mod codec;
+pub mod pg;
+pub mod repo;
+pub mod report;
+pub mod restore;
+pub mod server;
+pub mod store;
+pub mod sys;
+pub mod units;

@@ -1,0 +1,15 @@
+//! PostgreSQL's own formats: bytes in, values out. No I/O, no knowledge of repositories.
+//!
+//! Every parser here is total: any input gives a value or an error, never a panic, and allocates no more than a
+//! constant times its input.
+
+mod lsn;
+mod segment_name;
+mod timeline;
+
+pub use lsn::Lsn;
+pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
+pub use timeline::TimelineId;
+
+/// A database system identifier (`pg_control`, `xlp_sysid`, `pg_controldata`'s first lines).
+pub type SystemIdentifier = u64;
