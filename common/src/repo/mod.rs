@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The repository format: how objects are named, what the records say, how parts and the index are built.
+//!
+//! `docs/FORMAT.md` is the contract; this module is its only implementation. It knows nothing of how bytes are stored.
+
+mod ids;
+
+pub use ids::{BackupId, ClusterName};
+
+/// The format that this version writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
