@@ -21,7 +21,10 @@ impl Key {
     pub fn new(text: impl Into<String>) -> Result<Self, StoreError> {
         let text = text.into();
         let good = |part: &str| {
-            !part.is_empty() && part.len() <= 255 && !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_graphic())
+            !part.is_empty()
+                && part.len() <= 255
+                && !part.starts_with('.')
+                && part.bytes().all(|b| b.is_ascii_graphic())
         };
         if text.len() <= Self::LENGTH_MAX && text.split('/').all(good) {
             Ok(Self(text))

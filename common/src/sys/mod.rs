@@ -3,4 +3,5 @@
 //! The only module that knows `nix`, and the only one that may rename, replace or remove trees. Knows nothing of
 //! PostgreSQL.
 
+pub mod clock;
 pub mod durable;
