@@ -3,10 +3,13 @@
 //! Every parser here is total: any input gives a value or an error, never a panic, and allocates no more than a
 //! constant times its input.
 
+mod bytes;
+pub mod control;
 mod lsn;
 mod segment_name;
 mod timeline;
 
+pub use control::{ClusterState, ControlError, ControlFile};
 pub use lsn::Lsn;
 pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
 pub use timeline::TimelineId;
