@@ -8,11 +8,13 @@ pub mod control;
 mod lsn;
 mod segment_name;
 mod timeline;
+pub mod wal_page;
 
 pub use control::{ClusterState, ControlError, ControlFile};
 pub use lsn::Lsn;
 pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
 pub use timeline::TimelineId;
+pub use wal_page::{Expected, LongHeader, PageHeader, SegmentCheck, SegmentError, Wholeness};
 
 /// A database system identifier (`pg_control`, `xlp_sysid`, `pg_controldata`'s first lines).
 pub type SystemIdentifier = u64;
