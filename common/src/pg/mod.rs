@@ -3,13 +3,18 @@
 //! Every parser here is total: any input gives a value or an error, never a panic, and allocates no more than a
 //! constant times its input.
 
+mod bytes;
+pub mod control;
 mod lsn;
 mod segment_name;
 mod timeline;
+pub mod wal_page;
 
+pub use control::{ClusterState, ControlError, ControlFile};
 pub use lsn::Lsn;
 pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
 pub use timeline::TimelineId;
+pub use wal_page::{Expected, LongHeader, PageHeader, SegmentCheck, SegmentError, Wholeness};
 
 /// A database system identifier (`pg_control`, `xlp_sysid`, `pg_controldata`'s first lines).
 pub type SystemIdentifier = u64;
