@@ -5,12 +5,14 @@
 
 mod bytes;
 pub mod control;
+pub mod history;
 mod lsn;
 mod segment_name;
 mod timeline;
 pub mod wal_page;
 
 pub use control::{ClusterState, ControlError, ControlFile};
+pub use history::{HistoryEntry, HistoryError, TimelineHistory};
 pub use lsn::Lsn;
 pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
 pub use timeline::TimelineId;
