@@ -82,7 +82,7 @@ mod tests {
 
         #[test]
         fn never_panics(text in ".*") {
-            let _ = text.parse::<Lsn>();
+            text.parse::<Lsn>().ok();
         }
     }
 }

@@ -5,12 +5,17 @@
 
 mod bytes;
 pub mod control;
+pub mod history;
+pub mod label;
 mod lsn;
 mod segment_name;
+pub mod tablespace_map;
 mod timeline;
 pub mod wal_page;
 
 pub use control::{ClusterState, ControlError, ControlFile};
+pub use history::{HistoryEntry, HistoryError, TimelineHistory};
+pub use label::{BackupLabel, LabelError, StopInfo};
 pub use lsn::Lsn;
 pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
 pub use timeline::TimelineId;

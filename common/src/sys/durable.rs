@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 
 const TEMPORARY_PREFIX: &str = ".holdfast-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -39,6 +39,11 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Makes a file's bytes and metadata durable, whoever wrote them. Its directory entry is [`sync_dir`]'s business.
 pub fn sync_file(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Opens a file for reading, never through a symbolic link in the last component of its path.
+pub fn open_nofollow(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
 }
 
 /// Makes the directory and every missing one above it, each durable before the next is made. Calling it for one
