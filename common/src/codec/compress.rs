@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::lz4;
 
@@ -109,9 +108,16 @@ pub struct Compression {
     pub level: i32,
 }
 
+impl Compression {
+    /// The format at the level that it has when none is named.
+    pub fn usual(codec: Codec) -> Self {
+        Self { codec, level: codec.default_level() }
+    }
+}
+
 impl Default for Compression {
     fn default() -> Self {
-        Self { codec: Codec::Zstd, level: Codec::Zstd.default_level() }
+        Self::usual(Codec::Zstd)
     }
 }
 
@@ -122,7 +128,7 @@ impl FromStr for Compression {
         let error = || ParseCompressionError::of(text);
         let Some((codec, level)) = text.split_once(':') else {
             let codec: Codec = text.parse()?;
-            return Ok(Self { codec, level: codec.default_level() });
+            return Ok(Self::usual(codec));
         };
         let (codec, level) = (codec.parse::<Codec>().map_err(|_| error())?, level.parse().map_err(|_| error())?);
         if codec.has_level(level) { Ok(Self { codec, level }) } else { Err(error()) }
@@ -138,24 +144,8 @@ impl fmt::Display for Compression {
     }
 }
 
-macro_rules! serde_as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
-
-serde_as_text!(Codec);
-serde_as_text!(Compression);
+crate::serde_text::serde_as_text!(Codec);
+crate::serde_text::serde_as_text!(Compression);
 
 /// Compresses what is written to it into one frame with a checksum of the plain bytes.
 ///

@@ -326,7 +326,9 @@ fn hint(error: &tokio_postgres::Error, endpoint: &Endpoint, info: &Conninfo) -> 
         return hint_for_state(code, endpoint, info, user);
     }
     if describe(error) == "password missing" {
-        return Some("put the password into ~/.pgpass (mode 0600), or set PGPASSWORD, or add it to a service file".to_owned());
+        return Some(
+            "put the password into ~/.pgpass (mode 0600), or set PGPASSWORD, or add it to a service file".to_owned(),
+        );
     }
     match (io_kind(error)?, &endpoint.place) {
         (std::io::ErrorKind::NotFound, Place::Socket(directory)) => Some(missing_socket(directory)),
@@ -352,15 +354,22 @@ fn missing_socket(directory: &Path) -> String {
 
 fn hint_for_state(code: &SqlState, endpoint: &Endpoint, info: &Conninfo, user: &str) -> Option<String> {
     if *code == SqlState::INVALID_PASSWORD {
-        let from = if endpoint.password.is_some() && info.uses_passfile() { ", taken from the password file," } else { "" };
-        return Some(format!("the password{from} is not that of role {user:?}; correct it, or name another role with -U"));
+        let from =
+            if endpoint.password.is_some() && info.uses_passfile() { ", taken from the password file," } else { "" };
+        return Some(format!(
+            "the password{from} is not that of role {user:?}; correct it, or name another role with -U"
+        ));
     }
     if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION {
         return Some(match endpoint.place {
             Place::Socket(_) => {
-                format!("run as the operating-system user of role {user:?}, or name a role with -U, or allow it in pg_hba.conf")
+                format!(
+                    "run as the operating-system user of role {user:?}, or name a role with -U, or allow it in pg_hba.conf"
+                )
             }
-            Place::Tcp { .. } => format!("allow role {user:?} from this host in the server's pg_hba.conf and reload it"),
+            Place::Tcp { .. } => {
+                format!("allow role {user:?} from this host in the server's pg_hba.conf and reload it")
+            }
         });
     }
     if *code == SqlState::INVALID_CATALOG_NAME {

@@ -171,7 +171,9 @@ impl Conninfo {
             return Some(Secret::new(password));
         }
         let host = match place {
-            Place::Socket(directory) if DEFAULT_SOCKET_DIRECTORIES.iter().any(|usual| directory.as_os_str() == *usual) => {
+            Place::Socket(directory)
+                if DEFAULT_SOCKET_DIRECTORIES.iter().any(|usual| directory.as_os_str() == *usual) =>
+            {
                 "localhost".to_owned()
             }
             Place::Socket(directory) => directory.to_string_lossy().into_owned(),

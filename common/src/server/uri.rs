@@ -130,7 +130,10 @@ mod tests {
 
     // Cases of src/interfaces/libpq/t/001_uri.pl, and more.
     #[rstest]
-    #[case("postgresql://uri-user:secret@host:12345/db", "dbname=db host=host password=******** port=12345 user=uri-user")]
+    #[case(
+        "postgresql://uri-user:secret@host:12345/db",
+        "dbname=db host=host password=******** port=12345 user=uri-user"
+    )]
     #[case("postgresql://uri-user@host:12345/db", "dbname=db host=host port=12345 user=uri-user")]
     #[case("postgresql://host/db", "dbname=db host=host")]
     #[case("postgres://host", "host=host")]

@@ -179,6 +179,14 @@ impl TemporaryFile {
         copied.map(|()| true)
     }
 
+    /// Gives the file the name `dest` in place of any file that has it, and syncs nothing: for callers who sync the
+    /// file themselves. Readers see the old or the new bytes; a power cut may leave anything.
+    pub fn rename_unsynced(mut self, dest: &Path) -> io::Result<()> {
+        rename_over(&self.path, dest)?;
+        self.pending = false;
+        Ok(())
+    }
+
     /// Gives the file the name `dest`, on the same file system, in place of any file that has it. Readers see the
     /// old or the new bytes, also after a crash; after success the new ones, also after a power cut.
     pub fn replace(mut self, dest: &Path) -> io::Result<()> {
