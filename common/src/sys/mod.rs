@@ -5,4 +5,12 @@
 
 pub mod clock;
 pub mod durable;
+pub mod identity;
+pub mod lock;
+pub mod process;
+pub mod signals;
+pub mod space;
 pub mod tree;
+
+#[cfg(test)]
+mod rerun;
