@@ -123,11 +123,14 @@ impl<W: Write> ManifestWriter<W> {
         self.out.write_all(if self.first { b"\n" } else { b",\n" })?;
         self.first = false;
         match std::str::from_utf8(file.path) {
-            Ok(path) => write!(self.out, "{{ \"Path\": {}, ", escape_json(path))?,
-            Err(_) => write!(self.out, "{{ \"Encoded-Path\": \"{}\", ", hex::encode(file.path))?,
+            Ok(path) => {
+                self.out.write_all(b"{ \"Path\": ")?;
+                self.out.write_all(&escape_json(path)?)?;
+            }
+            Err(_) => write!(self.out, "{{ \"Encoded-Path\": \"{}\"", hex::encode(file.path))?,
         }
         let modified = file.modified.format("%Y-%m-%d %H:%M:%S GMT");
-        write!(self.out, "\"Size\": {}, \"Last-Modified\": \"{modified}\"", file.size)?;
+        write!(self.out, ", \"Size\": {}, \"Last-Modified\": \"{modified}\"", file.size)?;
         let (algorithm, checksum) = &file.checksum;
         if *algorithm != ChecksumAlgorithm::None {
             let (name, digits) = (algorithm.name(), hex::encode(checksum));
@@ -174,24 +177,24 @@ impl<W: Write> Write for Hashing<W> {
 }
 
 /// `escape_json` (`src/backend/utils/adt/json.c`), quotation marks included.
-fn escape_json(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    json.push('"');
-    for char in text.chars() {
-        match char {
-            '\u{8}' => json.push_str("\\b"),
-            '\u{c}' => json.push_str("\\f"),
-            '\n' => json.push_str("\\n"),
-            '\r' => json.push_str("\\r"),
-            '\t' => json.push_str("\\t"),
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\0'..=' ' if char != ' ' => json.push_str(&format!("\\u{:04x}", u32::from(char))),
-            _ => json.push(char),
+fn escape_json(text: &str) -> io::Result<Vec<u8>> {
+    let mut json = Vec::with_capacity(text.len() + 2);
+    json.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'\x08' => json.extend(b"\\b"),
+            b'\x0C' => json.extend(b"\\f"),
+            b'\n' => json.extend(b"\\n"),
+            b'\r' => json.extend(b"\\r"),
+            b'\t' => json.extend(b"\\t"),
+            b'"' => json.extend(b"\\\""),
+            b'\\' => json.extend(b"\\\\"),
+            0..b' ' => write!(json, "\\u{byte:04x}")?,
+            _ => json.push(byte),
         }
     }
-    json.push('"');
-    json
+    json.push(b'"');
+    Ok(json)
 }
 
 /// A manifest that has been read.

@@ -5,10 +5,12 @@
 
 mod bytes;
 pub mod control;
+pub mod exclusions;
 pub mod history;
 pub mod label;
 mod lsn;
 pub mod manifest;
+pub mod page_checksum;
 mod segment_name;
 pub mod tablespace_map;
 mod timeline;
@@ -19,6 +21,7 @@ pub use history::{HistoryEntry, HistoryError, TimelineHistory};
 pub use label::{BackupLabel, LabelError, StopInfo};
 pub use lsn::Lsn;
 pub use manifest::{ChecksumAlgorithm, Manifest, ManifestEntry, ManifestError, ManifestFile, ManifestWriter, WalRange};
+pub use page_checksum::PageState;
 pub use segment_name::{ArchiveName, SegmentSize, WalSegmentName};
 pub use timeline::TimelineId;
 pub use wal_page::{Expected, LongHeader, PageHeader, SegmentCheck, SegmentError, Wholeness};
