@@ -12,4 +12,4 @@ pub mod signals;
 pub mod space;
 
 #[cfg(test)]
-mod rerun;
+pub(crate) mod rerun;
