@@ -3,19 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use common::app::CommonArgs;
+use common::app::{CommonArgs, Program, exit};
 
 /// Put one finished WAL file into the repository, durably, once.
 ///
-/// For postgresql.conf:  archive_command = 'archive-wal --repo /var/lib/holdfast %p'
+/// For postgresql.conf:  `archive_command` = 'archive-wal --repo /var/lib/holdfast %p'
 #[derive(Debug, Parser)]
-#[command(name = "archive-wal")]
+#[command(name = "archive-wal", after_help = exit::table(Program::ArchiveWal))]
 pub struct Cli {
     /// Options that every program knows.
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// Accept a system identifier that the cluster does not have yet: once, after pg_upgrade
+    /// Accept a system identifier that the cluster does not have yet: once, after `pg_upgrade`
     #[arg(long)]
     pub after_upgrade: bool,
 

@@ -63,13 +63,13 @@ pub(crate) fn report(request: &Request, deliveries: &[Delivery]) {
             Put::Stored | Put::AlreadyThere => None,
         })
         .collect();
-    if !aside.is_empty() {
+    if aside.is_empty() {
+        tracing::debug!("archived {}", request.name);
+    } else {
         tracing::warn!(
             "{} was archived before with different contents, as when two standbys are promoted; this one is kept as {}",
             request.name,
             aside.join(", ")
         );
-    } else {
-        tracing::debug!("archived {}", request.name);
     }
 }

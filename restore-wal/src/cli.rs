@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use common::app::CommonArgs;
+use common::app::{CommonArgs, Program, exit};
 
 /// Bring one WAL file back, or say truthfully that it does not exist.
 ///
-/// For postgresql.conf:  restore_command = 'restore-wal --repo /var/lib/holdfast %f %p'
+/// For postgresql.conf:  `restore_command` = 'restore-wal --repo /var/lib/holdfast %f %p'
 #[derive(Debug, Parser)]
-#[command(name = "restore-wal")]
+#[command(name = "restore-wal", after_help = exit::table(Program::RestoreWal))]
 pub struct Cli {
     /// Options that every program knows.
     #[command(flatten)]

@@ -11,7 +11,7 @@ use crate::request::Request;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Whether the asked-for segment lies whole and valid in the server's own `pg_wal`; PostgreSQL uses it when the
-/// restore_command answers 1. Anything unreadable counts as not there.
+/// `restore_command` answers 1. Anything unreadable counts as not there.
 pub(crate) fn has_valid(request: &Request) -> bool {
     matches!(request.name, ArchiveName::Segment(_)) && check(request).is_some()
 }

@@ -53,7 +53,6 @@ pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
 }
 
 /// The data directory that the file belongs to, as `main` needs it.
-#[expect(clippy::unnecessary_wraps, reason = "the frame of the programs allows for none")]
 pub fn data_directory(cli: &Cli, settings: &Settings) -> Option<PathBuf> {
     Some(identity::data_directory(&cli.destination, settings.pgdata.as_ref().map(|pgdata| pgdata.value.as_path())))
 }

@@ -92,7 +92,8 @@ fn unknown_cluster(request: &Request, ctx: &Context, setting: &RepositorySetting
 }
 
 fn is_worth_retrying(err: &anyhow::Error) -> bool {
-    let permanent = err.downcast_ref::<common::store::StoreError>().is_some_and(|err| err.is_permanent());
+    let permanent =
+        err.downcast_ref::<common::store::StoreError>().is_some_and(common::store::StoreError::is_permanent);
     let advised = err
         .downcast_ref::<Advice>()
         .is_some_and(|advice| matches!(advice.class, ExitClass::Usage | ExitClass::Refused | ExitClass::CannotDecrypt));

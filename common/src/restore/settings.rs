@@ -166,7 +166,7 @@ pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
     text
 }
 
-/// A restore_command of these words: each quoted for the shell, every `%` of its own doubled; PostgreSQL's `%f %p` come
+/// A `restore_command` of these words: each quoted for the shell, every `%` of its own doubled; PostgreSQL's `%f %p` come
 /// last.
 pub fn restore_command(program: &Path, words: &[String]) -> String {
     let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''")).replace('%', "%%");
