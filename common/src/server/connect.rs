@@ -226,11 +226,10 @@ impl Opener<'_> {
             Refusal::Io(error) => {
                 let why = describe(&error);
                 let hint = hint(&error, endpoint, self.info);
-                match error.code() {
-                    Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => ConnectError::NotReady(advise(why, hint)),
-                    Some(_) => ConnectError::Failed(advise(why, hint)),
-                    None if io_kind(&error).is_some() => ConnectError::NoServer(advise(why, hint)),
-                    None => ConnectError::Failed(advise(why, hint)),
+                match severity(&error) {
+                    Severity::NoServer => ConnectError::NoServer(advise(why, hint)),
+                    Severity::NotReady => ConnectError::NotReady(advise(why, hint)),
+                    Severity::Refused => ConnectError::Failed(advise(why, hint)),
                 }
             }
         }
@@ -289,6 +288,27 @@ async fn fits(client: &Client, target: TargetSession) -> Result<bool, tokio_post
     }))
 }
 
+/// What an error of the connection says about the server.
+enum Severity {
+    NoServer,
+    NotReady,
+    Refused,
+}
+
+fn severity(error: &tokio_postgres::Error) -> Severity {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, UnexpectedEof};
+    // A server that goes down closes connections, with or without a word.
+    let going = [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
+    match (error.code(), io_kind(error)) {
+        (Some(code), _) if going.contains(code) => Severity::NotReady,
+        (None, Some(UnexpectedEof)) => Severity::NotReady,
+        (None, None) if error.is_closed() => Severity::NotReady,
+        // The peer was reached; its answer, a certificate, a name or a permission is what is wrong.
+        (Some(_), _) | (None, None | Some(InvalidData | InvalidInput | PermissionDenied)) => Severity::Refused,
+        (None, Some(_)) => Severity::NoServer,
+    }
+}
+
 /// The system's error at the root, if there is one.
 fn io_kind(error: &tokio_postgres::Error) -> Option<std::io::ErrorKind> {
     let mut source = std::error::Error::source(error);
@@ -326,7 +346,9 @@ fn hint(error: &tokio_postgres::Error, endpoint: &Endpoint, info: &Conninfo) -> 
         return hint_for_state(code, endpoint, info, user);
     }
     if describe(error) == "password missing" {
-        return Some("put the password into ~/.pgpass (mode 0600), or set PGPASSWORD, or add it to a service file".to_owned());
+        return Some(
+            "put the password into ~/.pgpass (mode 0600), or set PGPASSWORD, or add it to a service file".to_owned(),
+        );
     }
     match (io_kind(error)?, &endpoint.place) {
         (std::io::ErrorKind::NotFound, Place::Socket(directory)) => Some(missing_socket(directory)),
@@ -352,15 +374,22 @@ fn missing_socket(directory: &Path) -> String {
 
 fn hint_for_state(code: &SqlState, endpoint: &Endpoint, info: &Conninfo, user: &str) -> Option<String> {
     if *code == SqlState::INVALID_PASSWORD {
-        let from = if endpoint.password.is_some() && info.uses_passfile() { ", taken from the password file," } else { "" };
-        return Some(format!("the password{from} is not that of role {user:?}; correct it, or name another role with -U"));
+        let from =
+            if endpoint.password.is_some() && info.uses_passfile() { ", taken from the password file," } else { "" };
+        return Some(format!(
+            "the password{from} is not that of role {user:?}; correct it, or name another role with -U"
+        ));
     }
     if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION {
         return Some(match endpoint.place {
             Place::Socket(_) => {
-                format!("run as the operating-system user of role {user:?}, or name a role with -U, or allow it in pg_hba.conf")
+                format!(
+                    "run as the operating-system user of role {user:?}, or name a role with -U, or allow it in pg_hba.conf"
+                )
             }
-            Place::Tcp { .. } => format!("allow role {user:?} from this host in the server's pg_hba.conf and reload it"),
+            Place::Tcp { .. } => {
+                format!("allow role {user:?} from this host in the server's pg_hba.conf and reload it")
+            }
         });
     }
     if *code == SqlState::INVALID_CATALOG_NAME {

@@ -154,7 +154,9 @@ fn choose<T: Copy>(info: &Conninfo, keyword: &str, choices: &[(&str, T)]) -> any
 
 fn number(info: &Conninfo, keyword: &str) -> anyhow::Result<Option<i64>> {
     info.get(keyword)
-        .map(|text| text.trim().parse().with_context(|| Advice::usage(format!("invalid integer {text:?} for {keyword}"))))
+        .map(|text| {
+            text.trim().parse().with_context(|| Advice::usage(format!("invalid integer {text:?} for {keyword}")))
+        })
         .transpose()
 }
 

@@ -237,22 +237,26 @@ mod tests {
     #[case("postgres \"-c\" \"\"\n", "postgres", &["-c", ""])]
     fn reads_options(#[case] text: &str, #[case] program: &str, #[case] arguments: &[&str]) {
         let found = StartCommand::parse(text).unwrap();
-        assert_eq!((found.program.as_path(), found.arguments), (Path::new(program), arguments.iter().map(|a| (*a).to_owned()).collect()));
+        assert_eq!(
+            (found.program.as_path(), found.arguments),
+            (Path::new(program), arguments.iter().map(|a| (*a).to_owned()).collect())
+        );
     }
 
     proptest! {
         #[test]
         fn never_panics(text in ".*", lines in "(-?[0-9]{0,11}\n?){0,9}", options in "[a \"\n]{0,20}") {
-            let _ = PidFile::parse(&text);
-            let _ = PidFile::parse(&lines);
-            let _ = StartCommand::parse(&text);
-            let _ = StartCommand::parse(&options);
+            drop(PidFile::parse(&text));
+            drop(PidFile::parse(&lines));
+            drop(StartCommand::parse(&text));
+            drop(StartCommand::parse(&options));
         }
 
         #[test]
         fn round_trips_options(arguments in proptest::collection::vec("[^\"]{0,9}", 0..5)) {
-            let quoted: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
-            let found = StartCommand::parse(&format!("/bin/postgres{quoted}\n")).unwrap();
+            let mut line = vec!["/bin/postgres".to_owned()];
+            line.extend(arguments.iter().map(|argument| format!("\"{argument}\"")));
+            let found = StartCommand::parse(&(line.join(" ") + "\n")).unwrap();
             prop_assert_eq!(found.arguments, arguments);
         }
     }

@@ -345,6 +345,6 @@ mod tests {
         let cancel = Cancel::default();
         cancel.cancel();
         let error = Session::connect(&Conninfo::parse(&text).unwrap(), &cancel).unwrap_err();
-        assert!(error.chain().any(|cause| cause.is::<Interrupted>()), "{error:#}");
+        assert!(error.chain().any(<dyn std::error::Error>::is::<Interrupted>), "{error:#}");
     }
 }

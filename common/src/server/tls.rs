@@ -56,7 +56,8 @@ fn versions(info: &Conninfo) -> anyhow::Result<Vec<&'static rustls::SupportedPro
     };
     let range = rank("ssl_min_protocol_version", 2)?..=rank("ssl_max_protocol_version", 3)?;
     let known = [(2, &rustls::version::TLS12), (3, &rustls::version::TLS13)];
-    let chosen: Vec<_> = known.into_iter().filter(|(rank, _)| range.contains(rank)).map(|(_, version)| version).collect();
+    let chosen: Vec<_> =
+        known.into_iter().filter(|(rank, _)| range.contains(rank)).map(|(_, version)| version).collect();
     ensure!(!chosen.is_empty(), Advice::usage("no TLS version is allowed").hint("TLSv1.2 and TLSv1.3 are supported"));
     Ok(chosen)
 }

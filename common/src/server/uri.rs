@@ -130,7 +130,10 @@ mod tests {
 
     // Cases of src/interfaces/libpq/t/001_uri.pl, and more.
     #[rstest]
-    #[case("postgresql://uri-user:secret@host:12345/db", "dbname=db host=host password=******** port=12345 user=uri-user")]
+    #[case(
+        "postgresql://uri-user:secret@host:12345/db",
+        "dbname=db host=host password=******** port=12345 user=uri-user"
+    )]
     #[case("postgresql://uri-user@host:12345/db", "dbname=db host=host port=12345 user=uri-user")]
     #[case("postgresql://host/db", "dbname=db host=host")]
     #[case("postgres://host", "host=host")]
@@ -178,8 +181,8 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in ".*", likely in "[a\\[\\]:/?,@%0=&\u{e4}]{0,12}") {
-            let _ = Conninfo::parse(&format!("postgresql://{text}"));
-            let _ = Conninfo::parse(&format!("postgres://{likely}"));
+            drop(Conninfo::parse(&format!("postgresql://{text}")));
+            drop(Conninfo::parse(&format!("postgres://{likely}")));
         }
     }
 }
