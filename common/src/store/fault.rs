@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Entry, Key, Published, Store, StoreError, Upload};
@@ -160,12 +160,7 @@ impl<S: Store> Store for FaultStore<S> {
 
     fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
         let inner = self.counter.next().around("begin", key, || self.inner.begin(key))?;
-        Ok(Box::new(FaultUpload {
-            inner,
-            name: key.to_string(),
-            counter: Arc::clone(&self.counter),
-            deaf: AtomicBool::new(false),
-        }))
+        Ok(Box::new(FaultUpload { inner, name: key.to_string(), counter: Arc::clone(&self.counter), deaf: false }))
     }
 
     fn replace(&self, key: &Key, bytes: &[u8]) -> Result<(), StoreError> {
@@ -224,18 +219,17 @@ struct FaultUpload {
     name: String,
     counter: Arc<Counter>,
     /// Whether everything that is still written vanishes.
-    deaf: AtomicBool,
+    deaf: bool,
 }
 
 impl Write for FaultUpload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let fault = self.counter.next();
-        let deaf = *self.deaf.get_mut();
-        let left = if deaf { Some(0) } else { fault.truncated() };
+        let left = if self.deaf { Some(0) } else { fault.truncated() };
         if left.is_none() {
             return fault.around_io(|| self.inner.write(bytes));
         }
-        *self.deaf.get_mut() = true;
+        self.deaf = true;
         fault.around_io(|| self.inner.write_all(shortened(bytes, left)))?;
         Ok(bytes.len())
     }

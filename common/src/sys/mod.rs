@@ -5,3 +5,11 @@
 
 pub mod clock;
 pub mod durable;
+pub mod identity;
+pub mod lock;
+pub mod process;
+pub mod signals;
+pub mod space;
+
+#[cfg(test)]
+pub(crate) mod rerun;
