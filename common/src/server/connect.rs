@@ -18,6 +18,7 @@ use super::parameters::{Parameters, SslMode, TargetSession};
 use super::session::Wait;
 use super::tls;
 use crate::report::{Advice, Cancel};
+use crate::units::Took;
 
 /// The name under which Holdfast appears in `pg_stat_activity` when the parameters say none.
 const APPLICATION_NAME: &str = "holdfast";
@@ -219,7 +220,7 @@ impl Opener<'_> {
                 ConnectError::NotReady(advise(why, None))
             }
             Refusal::TimedOut(limit) => {
-                let why = format!("no answer within {} seconds", limit.as_secs());
+                let why = format!("no answer within {}", Took(limit));
                 let hint = "connect_timeout sets the limit; a firewall may be in between".to_owned();
                 ConnectError::NoServer(advise(why, Some(hint)))
             }
@@ -268,7 +269,8 @@ fn ways(mode: SslMode, place: &Place) -> &'static [Wire] {
 fn other_way_may_help(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-        None => io_kind(error).is_none_or(|kind| kind == std::io::ErrorKind::InvalidData),
+        // The library tells its kinds of errors apart by these words alone.
+        None => error.to_string() == "error performing TLS handshake",
     }
 }
 

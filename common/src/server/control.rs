@@ -3,7 +3,6 @@
 //! Both are asked of the data directory, as its owner; root is refused, as PostgreSQL refuses it. Neither waits by
 //! `pg_ctl`'s own means: its `-w` can't be interrupted and takes a server in a long recovery for a failure.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::postmaster;
 use super::programs::Programs;
 use crate::report::{Advice, Cancel};
 use crate::sys::clock::{Deadline, poll};
-use crate::sys::process;
+use crate::sys::{identity, process};
 
 /// How long `pg_ctl` itself may take to send a signal or to start a process.
 const PG_CTL_WAIT: Duration = Duration::from_mins(1);
@@ -231,9 +230,8 @@ fn pg_ctl(programs: &Programs) -> Command {
 }
 
 fn refuse_root() -> anyhow::Result<()> {
-    let user = std::fs::metadata("/proc/self").context("find out who runs this")?.uid();
     ensure!(
-        user != 0,
+        !identity::is_root(),
         Advice::refused("PostgreSQL can't be started or stopped as root").hint("run as the data directory's owner")
     );
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(crate) fn runs_here(name: &str) -> bool {
         println!("skipped: no PostgreSQL server is installed");
         return false;
     }
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+    if !common::sys::identity::is_root() {
         return true;
     }
     let passwd = fs::read_to_string("/etc/passwd").unwrap();

@@ -74,7 +74,7 @@ fn stops_harder_when_an_archive_hangs() {
     let mode = StopMode::Fast;
     let outcome = stop(&cluster.programs, &cluster.data(), mode, Duration::from_secs(1), &Cancel::default());
     assert_eq!(outcome.unwrap(), StopOutcome::Stopped(StopMode::Immediate));
-    assert_eq!(processes(&cluster.data()).unwrap(), Vec::<u32>::new());
+    assert_eq!(processes(&cluster.data()).unwrap(), Vec::<i32>::new());
 }
 
 #[test]
