@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum as _};
 use indicatif::MultiProgress;
+use signal_hook::consts::SIGTERM;
 
 use super::cli::{CommonArgs, LogFormat};
 use super::config::Settings;
@@ -48,7 +49,7 @@ pub fn main<C: Parser>(
 ///
 /// In this order: panics end the process; arguments are parsed and settings merged; `data_directory` says for which
 /// data directory the program works (a repository inside it is refused); started by root, the process becomes that
-/// directory's owner, for good; termination signals set [`Context::cancel`]; `run` runs; its error is said once.
+/// directory's owner, for good, where the directory exists; termination signals set [`Context::cancel`]; `run` runs; its error is said once.
 /// `restore-wal` does not return when it was asked to end: it dies of SIGTERM.
 pub fn main_in<C: Parser>(
     program: Program,
@@ -67,15 +68,15 @@ pub fn main_in<C: Parser>(
     let mut signal = None;
     let result = world.context(common(&cli), &log, |settings| data_directory(&cli, settings)).and_then(|context| {
         standby |= answers_a_standby(program, context.data_directory.as_deref());
-        let signals = signals::cancel_on_termination(&context.cancel).context("watch for signals")?;
+        let received = signals::cancel_on_termination(&context.cancel)?;
         let result = run(&cli, &context);
         context.progress.end();
-        signal = signals.received();
+        signal = received.signal();
         result
     });
     let end = end_of(program, &result, signal, standby);
     if end == End::BySigterm {
-        signals::die_of(signals::SIGTERM);
+        signals::die_of(SIGTERM);
     }
     if let Err(error) = &result {
         log.failure(&Failure::of_error(error));
@@ -131,8 +132,10 @@ impl World {
         let data_directory = data_directory(&settings);
         if let Some(directory) = &data_directory {
             settings.refuse_repository_inside(directory)?;
-            identity::become_owner_of(directory)
-                .with_context(|| format!("become the owner of {}", directory.display()))?;
+            // A data directory that is yet to be made has no owner to become.
+            if directory.try_exists().with_context(|| format!("look for {}", directory.display()))? {
+                identity::become_owner_of(directory)?;
+            }
         }
         Ok(Context {
             program: self.program,
@@ -207,9 +210,11 @@ fn end_of(program: Program, result: &anyhow::Result<Outcome>, signal: Option<i32
         // PostgreSQL takes the death by SIGTERM as its own shutdown, any code as an answer about the file. What the
         // signal broke first does not matter.
         (Err(_), Some(_)) if program == Program::RestoreWal => End::BySigterm,
-        (Err(error), Some(signal)) if exit::is_interrupted(error) && program != Program::ArchiveWal => {
-            End::Code(u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128)))
-        }
+        (Err(error), Some(signal)) if exit::is_interrupted(error) => match program {
+            // The archiver itself would die of a code above 125.
+            Program::ArchiveWal => failure(program, ExitClass::Failed, standby),
+            _ => End::Code(u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128))),
+        },
         (Err(error), _) => failure(program, exit::of_error(error), standby),
     }
 }
@@ -224,8 +229,6 @@ mod tests {
     use crate::report::Interrupted;
     use rstest::rstest;
 
-    const TERM: i32 = 15;
-
     fn interrupted() -> anyhow::Result<Outcome> {
         Err(anyhow::Error::from(Interrupted).context(Advice::refused("copy")))
     }
@@ -236,20 +239,20 @@ mod tests {
 
     #[rstest]
     #[case(Program::Verify, Ok(Outcome::Done), None, End::Code(0))]
-    #[case(Program::Verify, Ok(Outcome::Done), Some(TERM), End::Code(0))]
+    #[case(Program::Verify, Ok(Outcome::Done), Some(SIGTERM), End::Code(0))]
     #[case(Program::Verify, Ok(Outcome::Class(ExitClass::Findings)), None, End::Code(3))]
     #[case(Program::Verify, refused(), None, End::Code(20))]
-    #[case(Program::Verify, refused(), Some(TERM), End::Code(20))]
-    #[case(Program::Verify, interrupted(), Some(TERM), End::Code(143))]
+    #[case(Program::Verify, refused(), Some(SIGTERM), End::Code(20))]
+    #[case(Program::Verify, interrupted(), Some(SIGTERM), End::Code(143))]
     #[case(Program::Basebackup, interrupted(), Some(2), End::Code(130))]
-    #[case(Program::ArchiveWal, interrupted(), Some(TERM), End::Code(20))]
-    #[case(Program::ArchiveWal, Err(Interrupted.into()), Some(TERM), End::Code(1))]
-    #[case(Program::RestoreWal, Ok(Outcome::Done), Some(TERM), End::Code(0))]
+    #[case(Program::ArchiveWal, interrupted(), Some(SIGTERM), End::Code(1))]
+    #[case(Program::ArchiveWal, refused(), Some(SIGTERM), End::Code(20))]
+    #[case(Program::RestoreWal, Ok(Outcome::Done), Some(SIGTERM), End::Code(0))]
     #[case(Program::RestoreWal, Ok(Outcome::Absent), None, End::Code(1))]
     #[case(Program::RestoreWal, Ok(Outcome::Class(ExitClass::Failed)), None, End::Code(201))]
     #[case(Program::RestoreWal, refused(), None, End::Code(220))]
-    #[case(Program::RestoreWal, interrupted(), Some(TERM), End::BySigterm)]
-    #[case(Program::RestoreWal, refused(), Some(TERM), End::BySigterm)]
+    #[case(Program::RestoreWal, interrupted(), Some(SIGTERM), End::BySigterm)]
+    #[case(Program::RestoreWal, refused(), Some(SIGTERM), End::BySigterm)]
     fn ends(
         #[case] program: Program,
         #[case] result: anyhow::Result<Outcome>,
