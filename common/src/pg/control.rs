@@ -304,6 +304,52 @@ mod tests {
         assert_eq!(control, expected);
     }
 
+    /// Values that differ from each other in every field, as `pg_controldata` 14, 17 and 18 print them from these bytes.
+    #[rstest]
+    #[case(14, 288)]
+    #[case(17, 288)]
+    #[case(18, 292)]
+    fn every_field_has_its_place(#[case] major: u32, #[case] crc_offset: usize) {
+        let mut bytes = sample(major);
+        let narrow = [(16, 5), (48, 21), (52, 20), (144, 22), (172, 2), (216, 4096), (220, 262_144), (224, 16384)];
+        for (offset, value) in narrow.into_iter().chain([(228, 64 << 20), (252, 0)]) {
+            bytes[offset..offset + 4].copy_from_slice(&u32::to_ne_bytes(value));
+        }
+        let wide = [(32, 0x11_2233_4455), (40, 0x11_2233_4400), (64, (3 << 32) + 77), (104, 1_700_000_000)];
+        for (offset, value) in wide.into_iter().chain([136, 152, 160].map(|at| (at, (0x21 << 32) + at as u64))) {
+            bytes[offset..offset + 8].copy_from_slice(&u64::to_ne_bytes(value));
+        }
+        for (offset, value) in [(56, 0), (168, 1), (176, 0), (200, 0)] {
+            bytes[offset] = value;
+        }
+        seal(&mut bytes, crc_offset);
+        let expected = ControlFile {
+            state: ClusterState::InArchiveRecovery,
+            checkpoint: "11/22334455".parse().unwrap(),
+            redo: "11/22334400".parse().unwrap(),
+            checkpoint_timeline: TimelineId(21),
+            prev_timeline: TimelineId(20),
+            full_page_writes: false,
+            next_xid: (3 << 32) + 77,
+            checkpoint_time: 1_700_000_000,
+            min_recovery_point: "21/88".parse().unwrap(),
+            min_recovery_timeline: TimelineId(22),
+            backup_start_point: "21/98".parse().unwrap(),
+            backup_end_point: "21/A0".parse().unwrap(),
+            backup_end_required: true,
+            wal_level: 2,
+            wal_log_hints: false,
+            track_commit_timestamp: false,
+            block_size: 4096,
+            relseg_blocks: 262_144,
+            wal_block_size: 16384,
+            segment_size: SegmentSize::new(64 << 20).unwrap(),
+            data_checksum_version: 0,
+            ..ControlFile::parse(&sample(major)).unwrap()
+        };
+        assert_eq!(ControlFile::parse(&bytes), Ok(expected));
+    }
+
     #[test]
     fn every_flipped_bit_of_the_contents_is_seen() {
         let whole = sample(15);

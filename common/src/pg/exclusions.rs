@@ -73,7 +73,7 @@ pub fn verdict(relative: &Path, is_directory: bool) -> Verdict {
         let made = is_directory && wal_directories(u32::MAX).iter().any(|directory| relative == Path::new(directory));
         return if made { Verdict::CopyEmptyDirectory } else { Verdict::Skip(SkipReason::Wal) };
     }
-    if is_temporary_relation(name) && is_relation_directory(relative.parent()) {
+    if is_temporary_relation(name) && relative.parent().is_some_and(is_relation_directory) {
         return Verdict::Skip(SkipReason::Temporary);
     }
     Verdict::Copy
@@ -185,8 +185,7 @@ pub fn relation_verdict<S: BuildHasher>(file: RelationFile, unlogged: &HashSet<u
 }
 
 /// Whether relations are stored in this directory: `global`, `base/N`, `pg_tblspc/OID/PG_…/N`.
-pub fn is_relation_directory(relative: Option<&Path>) -> bool {
-    let Some(relative) = relative else { return false };
+pub fn is_relation_directory(relative: &Path) -> bool {
     let mut names = Vec::with_capacity(4);
     for component in relative.components() {
         match component {
@@ -208,8 +207,8 @@ pub fn is_relation_directory(relative: Option<&Path>) -> bool {
 /// Whether, in a cluster with checksums, every page of this file has one: it is a relation's file. That is the rule of
 /// PostgreSQL 17 and later; the ones before judge by a list of names and come to the same for what servers write.
 pub fn has_page_checksums(relative: &Path) -> bool {
-    is_relation_directory(relative.parent())
-        && relative.file_name().is_some_and(|name| parse_relation_file(name).is_some())
+    let is_relation = |name| parse_relation_file(name).is_some();
+    relative.parent().is_some_and(is_relation_directory) && relative.file_name().is_some_and(is_relation)
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ mod tests {
     }
 
     /// As a server wrote it that was recovered twice.
-    const TWICE: &str = "1\t0/6000000\tno recovery target specified\n\n2\t0/7019A28\tbefore 2026-11-20 14:30:00+00\n";
+    const TWICE: &str = "1\t0/6000000\tno recovery target specified\n\n2\t0/6100090\tafter LSN 0/6100050\n";
 
     #[test]
     fn reads_and_writes_what_the_server_writes() {
@@ -171,8 +171,8 @@ mod tests {
     #[case(0, 1)]
     #[case(0x05FF_FFFF, 1)]
     #[case(0x0600_0000, 2)]
-    #[case(0x0701_9A27, 2)]
-    #[case(0x0701_9A28, 3)]
+    #[case(0x0610_008F, 2)]
+    #[case(0x0610_0090, 3)]
     #[case(u64::MAX, 3)]
     fn every_position_has_one_timeline(#[case] position: u64, #[case] timeline: u32) {
         assert_eq!(history(3, TWICE).timeline_at(Lsn(position)), TimelineId(timeline));

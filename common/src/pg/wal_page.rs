@@ -317,6 +317,12 @@ impl SegmentCheck {
         if found == expected { Ok(()) } else { Err(SegmentError::WrongSize { expected, found }) }
     }
 
+    /// The first page's header, once it has been fed and found good. Its timeline is at most the name's; whether it is
+    /// an ancestor of it only the timeline's history can say.
+    pub fn first_page(&self) -> Option<LongHeader> {
+        self.first
+    }
+
     /// Whether the magic is of no version known here, so that the WAL is probably a newer server's. False as long as
     /// the first page's header has not been fed.
     pub fn unknown_magic(&self) -> bool {
@@ -590,8 +596,10 @@ mod tests {
         assert_eq!(check_as(&bytes, 999, newer, Wholeness::Whole), Ok(()));
         let mut check = SegmentCheck::new(name(), newer, Wholeness::Whole);
         assert!(!check.unknown_magic());
+        assert_eq!(check.first_page(), None);
         check.update(&bytes).unwrap();
         assert!(check.unknown_magic());
+        assert_eq!(check.first_page(), LongHeader::parse(&bytes));
         bytes[3 * PAGE] = 0x22;
         assert!(check_as(&bytes, 999, newer, Wholeness::Whole).is_err());
     }
