@@ -12,7 +12,7 @@ const JOBS_MAX: i64 = 256;
 
 /// Take a base backup of a running server, or list the backups that there are.
 #[derive(Debug, Parser)]
-#[command(name = "basebackup", after_help = exit::table(Program::Basebackup), args_conflicts_with_subcommands = true)]
+#[command(name = "basebackup", after_help = exit::table(Program::Basebackup))]
 pub struct Cli {
     /// Options of every program.
     #[command(flatten)]
@@ -39,15 +39,15 @@ pub enum Command {
 }
 
 /// How a backup is taken.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct TakeArgs {
     /// How many files are copied at once [default: the number of processors, at most 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX))]
     pub jobs: Option<u16>,
 
-    /// What the backup is called
-    #[arg(short, long, value_name = "TEXT", default_value = "holdfast", value_parser = label)]
-    pub label: String,
+    /// What the backup is called [default: holdfast]
+    #[arg(short, long, value_name = "TEXT", value_parser = label)]
+    pub label: Option<String>,
 
     /// How the server's first checkpoint is made: at once, or spread over minutes
     #[arg(short, long, value_name = "fast|spread", value_enum, hide_possible_values = true, default_value_t)]
@@ -62,6 +62,13 @@ pub struct TakeArgs {
     /// [default: as configured, else 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub archive_timeout: Option<Duration>,
+}
+
+impl TakeArgs {
+    /// What the backup is called.
+    pub fn label(&self) -> &str {
+        self.label.as_deref().unwrap_or("holdfast")
+    }
 }
 
 /// How the checkpoint that begins a backup is made.
@@ -111,6 +118,12 @@ mod tests {
             let cli = Cli::try_parse_from(["basebackup"].into_iter().chain(words)).unwrap();
             assert!(cli.common.json && cli.command.is_some());
         }
+    }
+
+    #[test]
+    fn options_of_a_backup_are_told_from_none() {
+        assert_eq!(Cli::try_parse_from(["basebackup", "list"]).unwrap().take, TakeArgs::default());
+        assert_ne!(Cli::try_parse_from(["basebackup", "-l", "x", "list"]).unwrap().take, TakeArgs::default());
     }
 
     #[rstest]

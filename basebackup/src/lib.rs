@@ -28,13 +28,17 @@ mod take;
 mod wal;
 
 use common::app::{Context, Outcome};
+use common::report::Advice;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, TakeArgs};
 
 /// Takes a backup, or does what the subcommand says.
 pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     match cli.command {
         None => take::take(&cli.take, &cli.server, ctx),
+        Some(Command::List) if cli.take != TakeArgs::default() => {
+            Err(Advice::usage("list takes no options of a backup").into())
+        }
         Some(Command::List) => list::list(ctx),
     }
 }

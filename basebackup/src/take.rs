@@ -127,7 +127,7 @@ impl Attempt<'_> {
         let stored_bytes = stored.chain(copied.parts.iter().map(|part| part.stored_bytes)).sum();
         Ok(BackupRecord {
             id: self.claim.id(),
-            label: self.args.label.clone(),
+            label: self.args.label().to_owned(),
             holdfast_version: env!("CARGO_PKG_VERSION").to_owned(),
             source: source(subject),
             span,
@@ -151,7 +151,7 @@ impl Attempt<'_> {
         if !fast {
             tracing::info!("waiting for a spread checkpoint, which can take minutes; -c fast makes one at once");
         }
-        let started = start_backup(&mut subject.session, &self.args.label, fast)?;
+        let started = start_backup(&mut subject.session, self.args.label(), fast)?;
         self.claim.note_start(WalPosition { timeline: subject.facts.timeline, lsn: started.start });
         tracing::info!(
             "{} begins at {} on timeline {}, into {}",
