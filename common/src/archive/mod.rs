@@ -9,6 +9,9 @@ pub mod inspect;
 pub mod inventory;
 mod repository;
 pub mod segments;
+pub mod sweep;
+#[cfg(test)]
+mod testing;
 
 pub use identity::Identity;
 pub use repository::Repository;

@@ -1,4 +1,4 @@
-//! Reads what a backup's record promises and checks it on the way.
+//! The index of a backup, checked against its record while it is read.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use crate::repo::index::{self, IndexEntry};
 use crate::repo::layout::backup_object;
 use crate::repo::records::{BackupRecord, ObjectRecord};
 
-use super::Repository;
+use crate::archive::Repository;
 
 /// The index of a backup as a stream, checked against the commit record at its end.
 pub struct IndexReader {

@@ -1,0 +1,433 @@
+//! Every byte of a backup's objects: the index is streamed, and each part is decompressed once while it goes by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use anyhow::Context as _;
+
+use crate::archive::Repository;
+use crate::codec::{Codec, Sha256Stream, decoder};
+use crate::repo::index::{FileEntry, IndexEntry};
+use crate::repo::layout::backup_object;
+use crate::repo::part::{FRAME_BYTES, FrameTable};
+use crate::repo::records::{BackupRecord, PartRecord};
+use crate::report::{Cancel, Interrupted, Progress};
+use crate::store::Key;
+
+use super::manifest::{Expected, read_object};
+use super::{CHUNK_BYTES, Finding, IndexReader, Kind, Limited};
+
+/// What is inspected, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) record: &'a BackupRecord,
+    /// Keys of objects that are not there: known already.
+    pub(super) absent: &'a BTreeSet<String>,
+    pub(super) jobs: usize,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Means<'_> {
+    fn key(&self, name: &str) -> anyhow::Result<Key> {
+        Ok(self.repository.layout().backup_object(self.record.id, name)?)
+    }
+
+    fn codec(&self) -> Codec {
+        self.record.compression.codec
+    }
+
+    fn is_absent(&self, key: &Key) -> bool {
+        self.absent.contains(key.as_str())
+    }
+}
+
+/// A part and its files in the order of their offsets.
+struct Job<'a> {
+    part: &'a PartRecord,
+    files: Vec<FileEntry>,
+}
+
+/// Reads all there is.
+pub(super) fn check(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
+    let total = means.record.parts.iter().map(|part| part.plain_bytes).sum();
+    means.progress.begin(&format!("verify {}", means.record.id), Some(total));
+    let mut findings = config(means)?;
+    let (manifest, wrong) = manifest(means)?;
+    findings.extend(wrong);
+    findings.extend(index_and_parts(means, manifest)?);
+    means.progress.end();
+    Ok(findings)
+}
+
+fn config(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
+    let Some(record) = means.record.config else { return Ok(Vec::new()) };
+    let key = means.key(&backup_object::config(means.codec()))?;
+    if means.is_absent(&key) {
+        return Ok(Vec::new());
+    }
+    let read = read_object(means.repository, &key, means.codec(), &record)?;
+    Ok(read.err().into_iter().collect())
+}
+
+fn manifest(means: Means<'_>) -> anyhow::Result<(Option<Expected>, Vec<Finding>)> {
+    let key = means.key(&backup_object::manifest(means.codec()))?;
+    if means.is_absent(&key) {
+        return Ok((None, Vec::new()));
+    }
+    match read_object(means.repository, &key, means.codec(), &means.record.manifest)? {
+        Err(finding) => Ok((None, vec![finding])),
+        Ok(bytes) => {
+            let mut findings = Limited::new(key.as_str());
+            let expected = Expected::new(&bytes, means.record.source.system_identifier, &mut findings);
+            Ok((expected, findings.finish()))
+        }
+    }
+}
+
+/// Streams the index and hands its files, part by part, to the workers.
+fn index_and_parts(means: Means<'_>, manifest: Option<Expected>) -> anyhow::Result<Vec<Finding>> {
+    let stop = Cancel::default();
+    let found = Mutex::new(Vec::new());
+    let (sender, receiver) = sync_channel::<Job<'_>>(1);
+    let receiver = Mutex::new(receiver);
+    std::thread::scope(|scope| {
+        let work = || work(means, &receiver, &found, &stop);
+        let threads: Vec<_> = (0..means.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let sender = Jobs { sender, stop: &stop };
+        let mut outcome = read_index(means, manifest, &sender).map(|findings| {
+            if let Ok(mut found) = found.lock() {
+                found.extend(findings);
+            }
+        });
+        if outcome.is_err() {
+            stop.cancel();
+        }
+        drop(sender);
+        for thread in threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of the inspection died")));
+            // Whoever was only stopped has less to say than whoever made the others stop.
+            outcome = match (outcome, ended) {
+                (Err(first), Err(other)) if first.is::<Interrupted>() => Err(other),
+                (outcome, ended) => outcome.and(ended),
+            };
+        }
+        outcome
+    })?;
+    found.into_inner().map_err(|_| anyhow::anyhow!("a thread of the inspection died"))
+}
+
+/// The index on its way past everything that must agree with it.
+struct Reading<'a, 'k> {
+    means: Means<'a>,
+    parts: BTreeMap<u32, &'a PartRecord>,
+    /// The parts that no worker has got yet.
+    left: BTreeSet<u32>,
+    manifest: Option<Expected>,
+    of_index: Limited<'k>,
+    of_manifest: Limited<'k>,
+    files: u64,
+    bytes: u64,
+}
+
+impl<'a> Reading<'a, '_> {
+    /// Takes in the whole index; answers its frame tables.
+    fn stream(&mut self, jobs: &Jobs<'a, '_>) -> anyhow::Result<Vec<FrameTable>> {
+        let mut index = IndexReader::open(self.means.repository, self.means.record)?;
+        let mut tables = Vec::new();
+        let mut current: Option<Job<'a>> = None;
+        for entry in index.entries() {
+            match entry? {
+                IndexEntry::Directory(_) => {}
+                IndexEntry::File(file) => current = self.file(file, current, jobs)?,
+                IndexEntry::Frames(table) => tables.push(table),
+            }
+        }
+        index.finish().map_err(|err| {
+            // Well-formed all the same: the finding is the damage, whatever the reader calls it.
+            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{err:#}"))
+        })?;
+        if let Some(last) = current {
+            jobs.send(last)?;
+        }
+        if let Some(manifest) = self.manifest.take() {
+            manifest.finish(&mut self.of_manifest);
+        }
+        Ok(tables)
+    }
+
+    /// Adds a file to the part that is being gathered; a part that is complete goes to the workers.
+    fn file(
+        &mut self,
+        file: FileEntry,
+        current: Option<Job<'a>>,
+        jobs: &Jobs<'a, '_>,
+    ) -> anyhow::Result<Option<Job<'a>>> {
+        self.means.cancel.check()?;
+        self.files += 1;
+        self.bytes += file.size;
+        if let Some(manifest) = &mut self.manifest {
+            manifest.compare(&file, &mut self.of_manifest);
+        }
+        let mut job = match current {
+            Some(job) if job.part.number == file.part => job,
+            other => {
+                if let Some(complete) = other {
+                    jobs.send(complete)?;
+                }
+                let Some(part) = self.parts.get(&file.part) else {
+                    let what = format!("{} lies in part {}, which the record lacks", file.path.display(), file.part);
+                    self.of_index.add(Kind::Mismatch, what);
+                    return Ok(None);
+                };
+                self.left.remove(&file.part);
+                Job { part, files: Vec::new() }
+            }
+        };
+        job.files.push(file);
+        Ok(Some(job))
+    }
+
+    fn compare_totals(&mut self) {
+        let record = self.means.record;
+        if (self.files, self.bytes) != (record.files, record.plain_bytes) {
+            let what = format!(
+                "it names {} files of {} bytes, the backup's record {} of {}",
+                self.files, self.bytes, record.files, record.plain_bytes
+            );
+            self.of_index.add(Kind::Mismatch, what);
+        }
+    }
+}
+
+/// Reads the index once: its files go to the manifest's comparison and to the workers, its frame tables are kept. Parts
+/// that it does not name, or all of them when it cannot be read, are read without knowing their files.
+fn read_index<'a>(
+    means: Means<'a>,
+    manifest: Option<Expected>,
+    jobs: &Jobs<'a, '_>,
+) -> anyhow::Result<Vec<Finding>> {
+    let index_key = means.key(&backup_object::index(means.codec()))?;
+    let manifest_key = means.key(&backup_object::manifest(means.codec()))?;
+    let (of_index, of_manifest) = (Limited::new(index_key.as_str()), Limited::new(manifest_key.as_str()));
+    let parts: BTreeMap<u32, &PartRecord> = means.record.parts.iter().map(|part| (part.number, part)).collect();
+    let left = parts.keys().copied().collect();
+    let mut reading = Reading { means, parts, left, manifest, of_index, of_manifest, files: 0, bytes: 0 };
+    let mut findings = Vec::new();
+    if !means.is_absent(&index_key) {
+        match reading.stream(jobs) {
+            Ok(tables) => {
+                reading.compare_totals();
+                findings.extend(check_tables(means, &tables, &mut reading.of_index)?);
+            }
+            Err(err) => {
+                // What the manifest lists beyond the damage is no news.
+                reading.manifest = None;
+                let finding = Finding::of_reading(&index_key, err)?;
+                reading.of_index.add(finding.kind, finding.what);
+            }
+        }
+    }
+    for number in std::mem::take(&mut reading.left) {
+        if let Some(part) = reading.parts.get(&number) {
+            jobs.send(Job { part, files: Vec::new() })?;
+        }
+    }
+    findings.extend(reading.of_index.finish());
+    findings.extend(reading.of_manifest.finish());
+    Ok(findings)
+}
+
+/// The way to the workers.
+struct Jobs<'a, 's> {
+    sender: SyncSender<Job<'a>>,
+    stop: &'s Cancel,
+}
+
+impl<'a> Jobs<'a, '_> {
+    /// Hands a job over; waits while all workers are busy. [`Interrupted`] once one of them has failed.
+    fn send(&self, job: Job<'a>) -> Result<(), Interrupted> {
+        self.stop.check()?;
+        self.sender.send(job).map_err(|_| Interrupted)
+    }
+}
+
+/// Whether the frame tables fit the record, and each Zstandard part's own seek table, for stock tools, says the same.
+fn check_tables(
+    means: Means<'_>,
+    tables: &[FrameTable],
+    of_index: &mut Limited<'_>,
+) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for part in &means.record.parts {
+        let mut of_part = tables.iter().filter(|table| table.part == part.number);
+        let (Some(table), None) = (of_part.next(), of_part.next()) else {
+            of_index.add(Kind::Mismatch, format!("it has not just one frame table for part {}", part.number));
+            continue;
+        };
+        let frames = table.plain_bytes.div_ceil(FRAME_BYTES as u64);
+        let tail = if means.codec() == Codec::Zstd { frames * 8 + 17 } else { 0 };
+        if table.plain_bytes != part.plain_bytes
+            || table.frames.len() as u64 != frames
+            || table.stored_bytes() + tail != part.stored_bytes
+        {
+            of_index.add(Kind::Mismatch, format!("the frame table of part {} does not fit its record", part.number));
+            continue;
+        }
+        let key = means.key(&backup_object::part(part.number, means.codec()))?;
+        if tail > 0 && !means.is_absent(&key) {
+            let mut bytes = Vec::new();
+            let read = means.repository.store().get_range(&key, table.stored_bytes(), tail);
+            match read.map_err(anyhow::Error::from).and_then(|mut source| Ok(source.read_to_end(&mut bytes)?)) {
+                Ok(_) if is_seek_table(&bytes, table) => {}
+                Ok(_) => findings.push(Finding::new(Kind::Damaged, key, "its seek table is not that of its frames")),
+                Err(err) => findings.push(Finding::of_reading(key, err)?),
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// Whether these bytes are the seek table of exactly these frames: Zstandard Seekable Format 0.1.0
+/// (`contrib/seekable_format` of Zstandard), without checksums.
+fn is_seek_table(bytes: &[u8], table: &FrameTable) -> bool {
+    let count = table.frames.len() as u64;
+    let mut left = table.plain_bytes;
+    let entries = table.frames.iter().flat_map(|&stored| {
+        let plain = left.min(FRAME_BYTES as u64);
+        left -= plain;
+        [u64::from(stored), plain]
+    });
+    let words = [0x184D_2A5E, count * 8 + 9].into_iter().chain(entries).chain([count]);
+    let word = |word: u64| u32::try_from(word).unwrap_or(u32::MAX).to_le_bytes();
+    let end = std::iter::once(0).chain(0x8F92_EAB1_u32.to_le_bytes());
+    words.flat_map(word).chain(end).eq(bytes.iter().copied())
+}
+
+/// A worker. After an error, its own or another's, it takes the jobs that still come and lets them be: the thread that
+/// reads the index must never wait for a worker that has ended.
+fn work(
+    means: Means<'_>,
+    jobs: &Mutex<Receiver<Job<'_>>>,
+    found: &Mutex<Vec<Finding>>,
+    stop: &Cancel,
+) -> anyhow::Result<()> {
+    let died = || anyhow::anyhow!("a thread of the inspection died");
+    let mut outcome = Ok(());
+    loop {
+        let next = jobs.lock().map_err(|_| died())?.recv();
+        let Ok(job) = next else { return outcome };
+        if stop.is_cancelled() {
+            continue;
+        }
+        match check_part(means, &job, stop) {
+            Ok(findings) => found.lock().map_err(|_| died())?.extend(findings),
+            Err(err) => {
+                stop.cancel();
+                outcome = Err(err);
+            }
+        }
+    }
+}
+
+fn check_part(means: Means<'_>, job: &Job<'_>, stop: &Cancel) -> anyhow::Result<Vec<Finding>> {
+    let key = means.key(&backup_object::part(job.part.number, means.codec()))?;
+    if means.is_absent(&key) {
+        return Ok(Vec::new());
+    }
+    let mut findings = Limited::new(key.as_str());
+    let mut done = 0;
+    if let Err(err) = read_part(means, &key, job, stop, &mut findings, &mut done) {
+        let finding = Finding::of_reading(&key, err)?;
+        let from = job.files.get(done).map_or_else(String::new, |file| {
+            format!("; {} of its {} files are lost from {} on", job.files.len() - done, job.files.len(), file.path.display())
+        });
+        findings.add(finding.kind, format!("{}{from}", finding.what));
+    }
+    Ok(findings.finish())
+}
+
+/// Decompresses a part from its first byte to its last; `done` counts the files that could be read.
+fn read_part(
+    means: Means<'_>,
+    key: &Key,
+    job: &Job<'_>,
+    stop: &Cancel,
+    findings: &mut Limited<'_>,
+    done: &mut usize,
+) -> anyhow::Result<()> {
+    let reading = || format!("read {key}");
+    let stored = means.repository.store().get(key)?;
+    let source = decoder(means.codec(), stored).with_context(reading)?;
+    let mut part = Plain { source, buffer: vec![0; CHUNK_BYTES], position: 0, means, stop };
+    for file in &job.files {
+        let Some(ahead) = file.offset.checked_sub(part.position) else {
+            findings.add(Kind::Mismatch, format!("{} begins within another file of the index", file.path.display()));
+            *done += 1;
+            continue;
+        };
+        part.pass(ahead, |_| {}).with_context(reading)?;
+        let mut digest = Sha256Stream::new();
+        part.pass(file.size, |chunk| digest.update(chunk)).with_context(reading)?;
+        if digest.finish() != file.sha256 {
+            findings.add(Kind::Damaged, format!("{} does not have its SHA-256", file.path.display()));
+        }
+        *done += 1;
+    }
+    part.pass_all().with_context(reading)?;
+    if part.position != job.part.plain_bytes {
+        let what = format!("it unpacks to {} bytes, the record says {}", part.position, job.part.plain_bytes);
+        findings.add(Kind::Damaged, what);
+    }
+    Ok(())
+}
+
+/// The plain bytes of a part.
+struct Plain<'a> {
+    source: Box<dyn Read + Send>,
+    buffer: Vec<u8>,
+    position: u64,
+    means: Means<'a>,
+    stop: &'a Cancel,
+}
+
+impl Plain<'_> {
+    /// Shows the next `count` bytes to `see`; an error when there are fewer.
+    fn pass(&mut self, count: u64, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
+        let mut left = count;
+        while left > 0 {
+            let read = self.read(left, &mut see)?;
+            if read == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+            left -= read;
+        }
+        Ok(())
+    }
+
+    /// Reads to the end, which proves that the stored bytes are whole.
+    fn pass_all(&mut self) -> anyhow::Result<()> {
+        while self.read(u64::MAX, &mut |_| {})? > 0 {}
+        Ok(())
+    }
+
+    fn read(&mut self, count_max: u64, see: &mut impl FnMut(&[u8])) -> anyhow::Result<u64> {
+        self.means.cancel.check()?;
+        self.stop.check()?;
+        let limit = self.buffer.len().min(usize::try_from(count_max).unwrap_or(usize::MAX));
+        let place = self.buffer.get_mut(..limit).unwrap_or_default();
+        let count = loop {
+            match self.source.read(place) {
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        see(self.buffer.get(..count).unwrap_or_default());
+        self.position += count as u64;
+        self.means.progress.advance(count as u64);
+        Ok(count as u64)
+    }
+}
