@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use common::repo::layout::backup_object;
+use common::repo::part::Attributes;
 use common::repo::records::ObjectRecord;
 use common::server::ServerFacts;
 use tar::{Builder, Header};
@@ -30,8 +31,8 @@ pub(crate) fn store(facts: &ServerFacts, pgdata: &Path, target: Target<'_>) -> a
     let mut stored = 0;
     for path in paths {
         match read(&path) {
-            Ok(Contents::File(header, bytes)) => {
-                add(&mut archive, &path, header, &bytes).with_context(|| format!("archive {}", path.display()))?;
+            Ok(Contents::File(attributes, bytes)) => {
+                add(&mut archive, &path, attributes, &bytes).with_context(|| format!("archive {}", path.display()))?;
                 stored += 1;
             }
             Ok(Contents::Absent) => {}
@@ -56,7 +57,7 @@ fn outside(files: &[PathBuf], pgdata: &Path) -> Vec<PathBuf> {
 
 /// What became of reading a configuration file.
 enum Contents {
-    File(Header, Vec<u8>),
+    File(Attributes, Vec<u8>),
     /// Named somewhere, but not there.
     Absent,
     LeftOut(&'static str),
@@ -80,15 +81,14 @@ fn read(path: &Path) -> io::Result<Contents> {
     if bytes.windows(PRIVATE_KEY.len()).any(|window| window == PRIVATE_KEY) {
         return Ok(Contents::LeftOut("it holds a private key"));
     }
+    Ok(Contents::File(attributes(&metadata), bytes))
+}
+
+fn add(archive: &mut Builder<Vec<u8>>, path: &Path, attributes: Attributes, bytes: &[u8]) -> io::Result<()> {
     let mut header = Header::new_gnu();
-    let attributes = attributes(&metadata);
     header.set_mode(attributes.mode);
     header.set_mtime(attributes.modified);
     header.set_size(bytes.len() as u64);
-    Ok(Contents::File(header, bytes))
-}
-
-fn add(archive: &mut Builder<Vec<u8>>, path: &Path, mut header: Header, bytes: &[u8]) -> io::Result<()> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     archive.append_data(&mut header, relative, bytes)
 }
@@ -111,7 +111,8 @@ mod tests {
         }
         symlink(etc.join("postgresql.conf"), pgdata.join("linked.conf")).unwrap();
         let named: Vec<_> =
-            [pgdata.join("pg_hba.conf"), pgdata.join("linked.conf"), etc.join("postgresql.conf"), "relative".into()].into();
+            [pgdata.join("pg_hba.conf"), pgdata.join("linked.conf"), etc.join("postgresql.conf"), "relative".into()]
+                .into();
         assert_eq!(outside(&named, &pgdata), [pgdata.join("linked.conf"), etc.join("postgresql.conf")]);
     }
 
@@ -130,9 +131,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.conf");
         durable::replace(&path, b"port = 5433\n", 0o640).unwrap();
-        let Contents::File(header, bytes) = read(&path).unwrap() else { panic!("it is a file") };
+        let Contents::File(attributes, bytes) = read(&path).unwrap() else { panic!("it is a file") };
         let mut archive = Builder::new(Vec::new());
-        add(&mut archive, &path, header, &bytes).unwrap();
+        add(&mut archive, &path, attributes, &bytes).unwrap();
         let bytes = archive.into_inner().unwrap();
         let mut archive = tar::Archive::new(&bytes[..]);
         let mut entry = archive.entries().unwrap().next().unwrap().unwrap();

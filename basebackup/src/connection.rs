@@ -15,7 +15,9 @@ const PLACE_VARIABLES: [&str; 5] = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE
 pub(crate) fn open(args: &ServerArgs, ctx: &Context) -> anyhow::Result<Session> {
     let variable = |name: &str| ctx.environment.get(name)?.to_str().map(str::to_owned);
     let mut configured = ctx.settings.conninfo.clone();
-    let asked = args.host.is_some() || args.port.is_some() || args.dbname.as_deref().is_some_and(Conninfo::is_connection_string);
+    let asked = args.host.is_some()
+        || args.port.is_some()
+        || args.dbname.as_deref().is_some_and(Conninfo::is_connection_string);
     let place_is_known = asked || configured.is_some() || PLACE_VARIABLES.iter().any(|name| variable(name).is_some());
     if let (false, Some(pgdata)) = (place_is_known, &ctx.data_directory) {
         configured = running_server(pgdata);

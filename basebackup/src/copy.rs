@@ -22,7 +22,6 @@ use common::repo::layout::backup_object;
 use common::repo::part::{Attributes, FrameTable, PartWriter};
 use common::repo::records::{DamagedPage, PartRecord};
 use common::report::{Cancel, Progress};
-use common::server::Session;
 use common::sys::clock::Stopwatch;
 use common::sys::durable;
 
@@ -30,7 +29,7 @@ use crate::object::{Object, Target};
 use crate::pages::PageRules;
 use crate::plan::Part;
 use crate::scan::{PERMISSION_BITS, ScannedFile};
-use crate::server_state;
+use crate::server_state::Server;
 
 /// How much is read at a time: a multiple of every page size.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -92,7 +91,7 @@ pub(crate) fn copy(
     parts: Vec<Part>,
     jobs: usize,
     means: Means<'_>,
-    session: &mut Session,
+    server: &mut dyn Server,
     take: impl FnMut(CopiedPart) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let stop = Cancel::default();
@@ -110,7 +109,7 @@ pub(crate) fn copy(
             idle: Vec::new(),
             waiting: BTreeMap::new(),
             looked: Stopwatch::start(),
-            session,
+            server,
             take,
         };
         let mut outcome = Ok(());
@@ -144,7 +143,7 @@ struct Foreman<'a, F> {
     /// The number of the part whose turn it is.
     next: u32,
     looked: Stopwatch,
-    session: &'a mut Session,
+    server: &'a mut dyn Server,
     take: F,
 }
 
@@ -154,7 +153,7 @@ impl<F: FnMut(CopiedPart) -> anyhow::Result<()>> Foreman<'_, F> {
             Event::Idle(worker) => self.idle.push(worker),
             Event::Position(worker) => {
                 // A worker that does not wait for the answer any more has failed, and says so.
-                let _sent = worker.send(server_state::position(self.session)?).is_ok();
+                let _sent = worker.send(self.server.position()?).is_ok();
             }
             Event::Copied(part) => {
                 self.waiting.insert(part.record.number, *part);
@@ -190,7 +189,7 @@ impl<F: FnMut(CopiedPart) -> anyhow::Result<()>> Foreman<'_, F> {
     fn watch_session(&mut self) -> anyhow::Result<()> {
         if self.looked.elapsed() >= SESSION_CHECK_INTERVAL {
             self.looked = Stopwatch::start();
-            server_state::require_open(self.session)?;
+            self.server.require_open()?;
         }
         Ok(())
     }
@@ -363,7 +362,173 @@ pub(crate) fn attributes(metadata: &Metadata) -> Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
+    use std::sync::Arc;
+
+    use common::archive::Repository;
+    use common::codec::{Compression, Digest, decoder};
+    use common::repo::{BackupId, ClusterName};
+    use common::report::Silent;
+    use common::store::{FaultKind, FaultPlan, FaultStore, MemoryStore, Store};
+    use common::sys::clock::{Clock as _, SystemClock};
+    use tempfile::TempDir;
+
+    /// A server that lives.
+    struct Steady;
+
+    impl Server for Steady {
+        fn position(&mut self) -> anyhow::Result<Lsn> {
+            Ok(Lsn(u64::MAX))
+        }
+
+        fn require_open(&self) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn repository(store: Arc<dyn Store>) -> Repository {
+        let compression = Compression::default();
+        Repository::open_or_create(store, ClusterName::default(), compression, SystemClock.now()).unwrap()
+    }
+
+    /// A tree of files `0`, `1`, … of these sizes, and their parts, one a file.
+    fn tree(sizes: &[usize]) -> (TempDir, Vec<Part>) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut parts = Vec::new();
+        for (number, size) in (0_u8..).zip(sizes) {
+            let name = number.to_string();
+            File::create(directory.path().join(&name)).unwrap().write_all(&vec![number; *size]).unwrap();
+            let path = RelativePath::new(name).unwrap();
+            parts.push(Part { number: u32::from(number) + 1, files: vec![ScannedFile { path, size: *size as u64 }] });
+        }
+        (directory, parts)
+    }
+
+    fn copy_all(
+        pgdata: &Path,
+        parts: Vec<Part>,
+        repository: &Repository,
+        server: &mut dyn Server,
+        cancel: &Cancel,
+    ) -> anyhow::Result<Vec<CopiedPart>> {
+        let directory = DirectoryEntry { path: RelativePath::new("base").unwrap(), mode: 0o700 };
+        let means = Means {
+            pgdata,
+            target: Target { repository, id: BackupId::at(SystemClock.now()) },
+            directories: &[directory],
+            started: 0,
+            pages: None,
+            progress: &Silent,
+            cancel,
+        };
+        let mut copied = Vec::new();
+        copy(parts, 3, means, server, |part| {
+            copied.push(part);
+            Ok(())
+        })?;
+        Ok(copied)
+    }
+
+    #[test]
+    fn parts_arrive_in_order_and_read_back() {
+        let sizes: Vec<usize> = (0..60).map(|index| (60 - index) * 10_007).collect();
+        let (directory, parts) = tree(&sizes);
+        let repository = repository(Arc::new(MemoryStore::new()));
+        let copied = copy_all(directory.path(), parts, &repository, &mut Steady, &Cancel::default()).unwrap();
+        let numbers: Vec<u32> = copied.iter().map(|part| part.record.number).collect();
+        assert_eq!(numbers, (1..=60).collect::<Vec<_>>());
+        let folder = repository.layout().backups();
+        let keys: Vec<_> = repository.list_all(&folder).unwrap().into_iter().map(|entry| entry.key).collect();
+        for (((part, key), size), number) in copied.iter().zip(keys).zip(sizes).zip(0_u8..) {
+            let [file] = &part.files[..] else { panic!("one file a part") };
+            assert_eq!((file.size, file.part), (size as u64, part.record.number));
+            assert_eq!(file.sha256, Digest::of(&vec![number; size]));
+            let mut plain = Vec::new();
+            decoder(repository.compression().codec, repository.store().get(&key).unwrap())
+                .unwrap()
+                .read_to_end(&mut plain)
+                .unwrap();
+            let begin = usize::try_from(file.offset).unwrap();
+            assert_eq!(plain[begin..begin + size], vec![number; size]);
+            assert_eq!(plain.starts_with(b"base/"), number == 0, "directories are in the first part");
+        }
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_passed_over() {
+        let (directory, parts) = tree(&[10, 20, 30]);
+        std::fs::remove_file(directory.path().join("1")).unwrap();
+        let repository = repository(Arc::new(MemoryStore::new()));
+        let copied = copy_all(directory.path(), parts, &repository, &mut Steady, &Cancel::default()).unwrap();
+        assert_eq!(copied.iter().map(|part| part.files.len()).collect::<Vec<_>>(), [1, 0, 1]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let (directory, parts) = tree(&[10, 20, 30]);
+        std::fs::remove_file(directory.path().join("1")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", directory.path().join("1")).unwrap();
+        let repository = repository(Arc::new(MemoryStore::new()));
+        let err = copy_all(directory.path(), parts, &repository, &mut Steady, &Cancel::default()).unwrap_err();
+        assert_eq!(err.to_string(), "copy 1");
+    }
+
+    #[test]
+    fn a_cancelled_copy_ends() {
+        let (directory, parts) = tree(&[10; 50]);
+        let repository = repository(Arc::new(MemoryStore::new()));
+        let cancel = Cancel::default();
+        cancel.cancel();
+        let err = copy_all(directory.path(), parts, &repository, &mut Steady, &cancel).unwrap_err();
+        assert!(err.is::<common::report::Interrupted>() || err.root_cause().is::<common::report::Interrupted>());
+    }
+
+    #[test]
+    fn an_error_of_the_taker_ends_all_workers() {
+        let (directory, parts) = tree(&[10; 100]);
+        let repository = repository(Arc::new(MemoryStore::new()));
+        let means = Means {
+            pgdata: directory.path(),
+            target: Target { repository: &repository, id: BackupId::at(SystemClock.now()) },
+            directories: &[],
+            started: 0,
+            pages: None,
+            progress: &Silent,
+            cancel: &Cancel::default(),
+        };
+        let mut taken = 0;
+        let ended = copy(parts, 3, means, &mut Steady, |_| {
+            taken += 1;
+            anyhow::ensure!(taken < 5, "the catalog is full");
+            Ok(())
+        });
+        assert_eq!(ended.unwrap_err().to_string(), "the catalog is full");
+        assert_eq!(taken, 5);
+    }
+
+    #[test]
+    fn an_error_of_the_store_at_any_call_ends_all_workers() {
+        let (directory, parts) = tree(&[10, 5_000_000, 20]);
+        let calls = |plan: Option<u64>| {
+            let inner = Arc::new(MemoryStore::new());
+            repository(inner.clone());
+            let store = match plan {
+                Some(at) => FaultStore::with_plan(inner, FaultPlan { at, kind: FaultKind::Fail(io::ErrorKind::Other) }),
+                None => FaultStore::new(inner),
+            };
+            let store = Arc::new(store);
+            let repository = repository(store.clone());
+            let before = store.calls();
+            let copied = copy_all(directory.path(), parts.clone(), &repository, &mut Steady, &Cancel::default());
+            (before, store.calls(), copied.map(|copied| copied.len()))
+        };
+        let (before, after, copied) = calls(None);
+        assert_eq!(copied.unwrap(), 3);
+        assert!(after > before + 6, "three uploads begin, write and are published");
+        for at in before + 1..=after {
+            assert!(calls(Some(at)).2.is_err(), "call {at} fails");
+        }
+    }
 
     fn read(written: &[u8], size: u64, chunk: usize) -> (Vec<u8>, usize) {
         let mut file = tempfile::tempfile().unwrap();

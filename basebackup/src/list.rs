@@ -71,8 +71,7 @@ pub(crate) fn list(ctx: &Context) -> anyhow::Result<Outcome> {
         ctx.output.json(&lines)?;
     } else {
         let several = ctx.settings.repositories.len() > 1;
-        let mut header =
-            vec!["ID", "STATE", "LABEL", "TIMELINE", "START", "STOP", "STARTED", "TOOK", "SIZE", "STORED"];
+        let mut header = vec!["ID", "STATE", "LABEL", "TIMELINE", "START", "STOP", "STARTED", "TOOK", "SIZE", "STORED"];
         if several {
             header.push("REPOSITORY");
         }
@@ -151,4 +150,38 @@ fn row(line: &Line, several: bool) -> Vec<String> {
         row.push(line.repository.clone());
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::repo::records::StartedRecord;
+    use rstest::rstest;
+
+    fn moment(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn started(heartbeat: i64) -> Found {
+        Found::Unfinished(Some(StartedRecord {
+            owner: "me".to_owned(),
+            host: "here".to_owned(),
+            pid: 7,
+            started_at: moment(0),
+            heartbeat_at: moment(heartbeat),
+            start_wal: None,
+        }))
+    }
+
+    #[rstest]
+    #[case::alive(started(90), "running")]
+    #[case::silent(started(-86_400), "died")]
+    #[case::no_record(Found::Unfinished(None), "died")]
+    #[case::damaged(Found::Damaged("flipped".to_owned()), "record damaged")]
+    fn what_is_not_whole_is_listed_as_such(#[case] found: Found, #[case] expected: &str) {
+        let line = line("/repo", BackupId::at(moment(0)), found, moment(100));
+        let row = row(&line, true);
+        assert_eq!((row[1].as_str(), row[10].as_str()), (expected, "/repo"));
+        assert!(row[5] == "-" && row[8] == "-");
+    }
 }

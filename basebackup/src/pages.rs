@@ -88,7 +88,8 @@ impl PageCheck<'_> {
         let page_bytes = self.rules.page_bytes;
         let first = offset / page_bytes as u64;
         let numbered = (0..).zip(chunk.chunks_exact(page_bytes));
-        let mut bad: Vec<usize> = numbered.filter(|(at, page)| self.is_bad(first, *at, page)).map(|(at, _)| at).collect();
+        let mut bad: Vec<usize> =
+            numbered.filter(|(at, page)| self.is_bad(first, *at, page)).map(|(at, _)| at).collect();
         if bad.is_empty() {
             return Ok(Vec::new());
         }
@@ -133,5 +134,106 @@ impl PageCheck<'_> {
         // server.
         let within = u32::try_from((first + at as u64) & u64::from(u32::MAX)).unwrap_or_default();
         matches!(examine(page, self.first_block.wrapping_add(within)), PageState::Bad { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::io::Write as _;
+
+    use common::pg::page_checksum::page_checksum;
+
+    const PAGE: usize = 8192;
+    const START: Lsn = Lsn(0x100);
+    const REACHED: Lsn = Lsn(0x200);
+
+    fn rules() -> PageRules {
+        PageRules { page_bytes: PAGE, segment_blocks: 131_072, start: START, gave_up: AtomicU32::new(0) }
+    }
+
+    /// A page with this position and the right checksum as block `block` of its relation.
+    fn page(lsn: Lsn, block: u32) -> Vec<u8> {
+        let mut page = vec![7; PAGE];
+        let (high, low) = (u32::try_from(lsn.0 >> 32).unwrap(), u32::try_from(lsn.0 & 0xFFFF_FFFF).unwrap());
+        page[..4].copy_from_slice(&high.to_ne_bytes());
+        page[4..8].copy_from_slice(&low.to_ne_bytes());
+        let checksum = page_checksum(&page, block).unwrap();
+        page[8..10].copy_from_slice(&checksum.to_ne_bytes());
+        page
+    }
+
+    fn damaged(lsn: Lsn, block: u32) -> Vec<u8> {
+        let mut page = page(lsn, block);
+        page[5000] ^= 1;
+        page
+    }
+
+    /// What a check of `chunk` answers when the file holds `on_disk`; and whether the server was asked.
+    fn check(path: &str, chunk: &mut [u8], on_disk: &[u8]) -> (Vec<u64>, bool) {
+        let rules = rules();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(on_disk).unwrap();
+        let asked = Cell::new(false);
+        let ask = || {
+            asked.set(true);
+            Ok(REACHED)
+        };
+        let check = rules.check_of(Path::new(path)).unwrap();
+        let bad = check.check(&file, 0, chunk, &ask, &Cancel::default()).unwrap();
+        (bad, asked.get())
+    }
+
+    #[test]
+    fn only_relations_are_checked() {
+        assert!(rules().check_of(Path::new("base/5/1259")).is_some());
+        assert!(rules().check_of(Path::new("base/5/pg_filenode.map")).is_none());
+        assert!(rules().check_of(Path::new("postgresql.conf")).is_none());
+    }
+
+    #[test]
+    fn good_and_new_pages_ask_nobody() {
+        let mut chunk = [page(Lsn(1), 0), vec![0; PAGE], page(Lsn(u64::MAX), 2), vec![1; 100]].concat();
+        assert_eq!(check("base/5/1259", &mut chunk, &[]), (vec![], false));
+    }
+
+    #[test]
+    fn the_blocks_of_later_segments_count_on() {
+        let mut chunk = page(Lsn(1), 2 * 131_072);
+        assert_eq!(check("base/5/1259.2", &mut chunk, &[]), (vec![], false));
+        let disk = chunk.clone();
+        assert_eq!(check("base/5/1259", &mut chunk, &disk), (vec![0], true));
+    }
+
+    #[test]
+    fn a_page_that_was_being_written_is_read_again() {
+        let disk = [page(Lsn(1), 0), page(Lsn(2), 1)].concat();
+        let mut chunk = [page(Lsn(1), 0), damaged(Lsn(2), 1)].concat();
+        assert_eq!(check("base/5/1259", &mut chunk, &disk), (vec![], false));
+        assert_eq!(chunk, disk, "what is stored is what was read last");
+    }
+
+    #[test]
+    fn a_page_that_was_cut_off_is_no_damage() {
+        let mut chunk = [page(Lsn(1), 0), damaged(Lsn(2), 1)].concat();
+        assert_eq!(check("base/5/1259", &mut chunk, &page(Lsn(1), 0)), (vec![], false));
+        assert!(chunk[PAGE..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn the_position_excuses_only_what_replay_writes_anew() {
+        let positions = [Lsn(START.0 - 1), START, REACHED, Lsn(REACHED.0 + 1), Lsn(u64::MAX)];
+        let disk: Vec<u8> = (0..).zip(positions).flat_map(|(block, lsn)| damaged(lsn, block)).collect();
+        let mut chunk = disk.clone();
+        assert_eq!(check("base/5/1259", &mut chunk, &disk), (vec![0, 3, 4], true));
+    }
+
+    #[test]
+    fn a_zeroed_header_hides_nothing() {
+        let mut disk = page(Lsn(1), 0);
+        disk[..24].fill(0);
+        let mut chunk = disk.clone();
+        assert_eq!(check("base/5/1259", &mut chunk, &disk).0, [0]);
     }
 }

@@ -95,9 +95,10 @@ fn objection(server: &Archiving<'_>, repository: &str) -> Option<Advice> {
         return Some(Advice::refused(message).hint(format!("Holdfast backs up PostgreSQL 14 to {MAJOR_MAX}")));
     }
     if server.wal_level == Some("minimal") {
-        return Some(Advice::refused("wal_level is minimal: no backup can be restored from such WAL").hint(
-            "write wal_level = replica and archive_mode = on into postgresql.conf and restart the server",
-        ));
+        return Some(
+            Advice::refused("wal_level is minimal: no backup can be restored from such WAL")
+                .hint("write wal_level = replica and archive_mode = on into postgresql.conf and restart the server"),
+        );
     }
     if server.in_recovery {
         return None;
@@ -146,7 +147,8 @@ fn data_directory(facts: &ServerFacts, ctx: &Context) -> anyhow::Result<PathBuf>
 
 /// Reads the control file and proves by it that the directory is this server's.
 fn control_file(pgdata: &Path, facts: &ServerFacts) -> anyhow::Result<ControlFile> {
-    let local = "the server's files must be within reach: run basebackup on the server's host, as the user that owns them";
+    let local =
+        "the server's files must be within reach: run basebackup on the server's host, as the user that owns them";
     if !pgdata.exists() {
         let message = format!("the server's data directory {} is not on this host", pgdata.display());
         return Err(Advice::refused(message).hint(local).into());

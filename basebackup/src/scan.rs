@@ -123,8 +123,8 @@ impl Walk<'_> {
                     let relation = exclusions::is_relation_directory(relative)
                         .then(|| exclusions::parse_relation_file(&name))
                         .flatten();
-                    let is_left_out = relation
-                        .is_some_and(|file| exclusions::relation_verdict(file, &unlogged) != Verdict::Copy);
+                    let is_left_out =
+                        relation.is_some_and(|file| exclusions::relation_verdict(file, &unlogged) != Verdict::Copy);
                     if !is_left_out && path != Path::new(CONTROL_FILE) {
                         self.note_file(&path)?;
                     }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::app::{Context, Outcome};
+use common::pg::{Lsn, TimelineId};
 use common::repo::BackupId;
 use common::repo::records::{BackupRecord, DamagedPage};
 use common::report::ExitClass;
 use common::units::{ByteCount, Took};
 use serde::Serialize;
-
-use common::pg::{Lsn, TimelineId};
 
 /// How many files with damaged pages are named in the log; the record has more.
 const FILES_NAMED_MAX: usize = 20;
@@ -93,9 +92,13 @@ fn damage(record: &BackupRecord) -> Vec<String> {
     if files.len() > FILES_NAMED_MAX {
         lines.push(format!("wrong page checksums in {} more files", files.len() - FILES_NAMED_MAX));
     }
+    let named = record.damaged_pages.len() as u64;
+    let all = record.damaged_page_count;
+    let which = if named < all { format!(", of which the first {named} are named") } else { String::new() };
     lines.push(format!(
-        "{} is published with {} damaged pages, as they are in the server; retention does not count it as a good one",
-        record.id, record.damaged_page_count
+        "{} is published with {all} damaged pages{which}, as they are in the server; retention never counts it as a \
+         good one",
+        record.id
     ));
     lines
 }

@@ -22,6 +22,7 @@ use crate::object::Target;
 use crate::pages::PageRules;
 use crate::preflight::{self, Subject};
 use crate::scan::{LinkedTablespace, Place, Scan, scan};
+use crate::server_state::Server as _;
 use crate::wal::{self, Watch};
 use crate::{config_files, last_part, plan, probe, server_state, summary};
 
@@ -113,7 +114,7 @@ impl Attempt<'_> {
         let next_part = self.copy(found, subject, started, started_at, |part| copied.take(part, &mut catalog))?;
 
         let control = last_part::control_file(&subject.pgdata)?;
-        let Ending { label_file, span } = self.stop(subject, started, started_at, &linked)?;
+        let Ending { label_file, span } = stop(subject, started, started_at, &linked)?;
         let label = last_part::label_file(&label_file, started_at);
         copied.take(last_part::write(self.target, next_part, &[label, control])?, &mut catalog)?;
 
@@ -125,7 +126,7 @@ impl Attempt<'_> {
         let objects = [Some(written.index), Some(written.manifest), config];
         let stored = objects.iter().flatten().map(|object| object.stored_bytes);
         let stored_bytes = stored.chain(copied.parts.iter().map(|part| part.stored_bytes)).sum();
-        Ok(BackupRecord {
+        let record = BackupRecord {
             id: self.claim.id(),
             label: self.args.label().to_owned(),
             holdfast_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -142,7 +143,9 @@ impl Attempt<'_> {
             stored_bytes,
             damaged_pages: copied.damaged,
             damaged_page_count: copied.damaged_count,
-        })
+        };
+        self.target.require_sizes(&record)?;
+        Ok(record)
     }
 
     /// Begins the backup on the server. From here on its session must stay open.
@@ -204,38 +207,36 @@ impl Attempt<'_> {
         self.ctx.progress.end();
         Ok(next_part)
     }
+}
 
-    /// Ends the backup on the server and makes sure that what it says fits what was copied.
-    fn stop(
-        &self,
-        subject: &mut Subject,
-        started: Started,
-        started_at: DateTime<Utc>,
-        copied: &[LinkedTablespace],
-    ) -> anyhow::Result<Ending> {
-        let session = &mut subject.session;
-        server_state::require_open(session)?;
-        let stopped = stop_backup(session)?;
-        let stopped_at = server_state::now(session)?;
-        let next_xid = server_state::next_xid(session)?;
-        let timeline = server::facts(session)?.timeline;
-        let label = BackupLabel::parse(&stopped.label_file).context("read the server's backup_label")?;
-        anyhow::ensure!(
-            label.start_wal_location == started.start,
-            "the backup began at {}, its label says {}",
-            started.start,
-            label.start_wal_location
-        );
-        if label.start_timeline != timeline {
-            let message =
-                format!("the server changed from timeline {} to {timeline} during the backup", label.start_timeline);
-            return Err(Advice::failed(message).hint("take the backup again").into());
-        }
-        require_all_tablespaces(&stopped, copied)?;
-        let span =
-            Span { timeline, start_lsn: started.start, stop_lsn: stopped.stop, started_at, stopped_at, next_xid };
-        Ok(Ending { label_file: stopped.label_file, span })
+/// Ends the backup on the server and makes sure that what it says fits what was copied.
+fn stop(
+    subject: &mut Subject,
+    started: Started,
+    started_at: DateTime<Utc>,
+    copied: &[LinkedTablespace],
+) -> anyhow::Result<Ending> {
+    let session = &mut subject.session;
+    session.require_open()?;
+    let stopped = stop_backup(session)?;
+    let stopped_at = server_state::now(session)?;
+    let next_xid = server_state::next_xid(session)?;
+    let timeline = server::facts(session)?.timeline;
+    let label = BackupLabel::parse(&stopped.label_file).context("read the server's backup_label")?;
+    anyhow::ensure!(
+        label.start_wal_location == started.start,
+        "the backup began at {}, its label says {}",
+        started.start,
+        label.start_wal_location
+    );
+    if label.start_timeline != timeline {
+        let message =
+            format!("the server changed from timeline {} to {timeline} during the backup", label.start_timeline);
+        return Err(Advice::failed(message).hint("take the backup again").into());
     }
+    require_all_tablespaces(&stopped, copied)?;
+    let span = Span { timeline, start_lsn: started.start, stop_lsn: stopped.stop, started_at, stopped_at, next_xid };
+    Ok(Ending { label_file: stopped.label_file, span })
 }
 
 fn jobs(args: &TakeArgs, ctx: &Context) -> usize {
@@ -268,7 +269,8 @@ fn named(
     session: &mut Session,
 ) -> anyhow::Result<Vec<Tablespace>> {
     let names = server_state::tablespace_names(session)?;
-    let name = |oid| names.iter().find(|(known, _)| *known == oid).map_or_else(|| format!("{oid}"), |(_, name)| name.clone());
+    let name =
+        |oid| names.iter().find(|(known, _)| *known == oid).map_or_else(|| format!("{oid}"), |(_, name)| name.clone());
     let record = |tablespace: &LinkedTablespace| Tablespace {
         oid: tablespace.oid,
         name: name(tablespace.oid),

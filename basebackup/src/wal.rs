@@ -169,7 +169,7 @@ mod tests {
             segment: segment(),
             repository: "/repo".to_owned(),
             archiver,
-            patience: Duration::from_secs(60),
+            patience: Duration::from_mins(1),
         };
         let failing = missing(Some(archiver(None, Some("000000020000000000000005")))).advice(Some("false"));
         assert_eq!(
