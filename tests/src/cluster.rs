@@ -1,11 +1,12 @@
 //! A PostgreSQL cluster: made by initdb, started, stopped, killed, and asked.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{Ran, Repo, Sandbox, postgres, process, wait};
@@ -161,7 +162,7 @@ impl Cluster {
         let path = self.pgdata.join("postgresql.conf");
         let mut text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         for (name, value) in lines {
-            text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+            writeln!(text, "{name} = '{}'", value.replace('\'', "''"))?;
         }
         self.sandbox.write(&path, text.as_bytes())
     }
@@ -175,10 +176,8 @@ impl Cluster {
 
     /// Starts the server and waits until it answers, or stands by.
     pub fn start(&self) -> Result<()> {
-        match self.start_or_end()? {
-            true => Ok(()),
-            false => bail!("the server on {} ended:\n{}", self.pgdata.display(), self.log_tail()),
-        }
+        ensure!(self.start_or_end()?, "the server on {} ended:\n{}", self.pgdata.display(), self.log_tail());
+        Ok(())
     }
 
     /// Starts a server that may end by itself; answers whether it came up.

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::wait;
 
 /// How long any program may run before a story calls it stuck.
-pub const DEADLINE: Duration = Duration::from_secs(180);
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// What a finished program left.
 #[derive(Debug, Clone)]

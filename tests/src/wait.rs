@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// How long a story waits for anything.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Asks until the answer is yes; an error ends the waiting, and so does [`DEADLINE`], naming `what`.
 pub fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
