@@ -2,4 +2,17 @@
 //!
 //! One module tells about one promise; every test stands alone, and all of them run side by side.
 
+mod archive_refusals;
+mod damaged_middle;
+mod fetch_truth;
+mod first_backup;
+mod first_contact;
+mod killed_tail;
 mod kit;
+mod pitr_random;
+mod pitr_targets;
+mod promotion;
+mod retention_keeps;
+mod rollback;
+mod started_by_root;
+mod timelines;
