@@ -16,6 +16,8 @@
 //! | [`restore`] | the engine that brings a cluster back |
 //! | [`app`] | configuration, logging, output, exit codes |
 
+mod serde_text;
+
 pub mod app;
 pub mod archive;
 pub mod codec;

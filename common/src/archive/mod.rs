@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The vocabulary that the binaries share: repositories, WAL files, backups.
+//!
+//! Joins the repository format ([`crate::repo`]) to a place where bytes lie ([`crate::store`]). Knows nothing of the
+//! command line.
+
+pub mod backups;
+pub mod identity;
+pub mod inspect;
+pub mod inventory;
+mod repository;
+pub mod segments;
+
+pub use identity::Identity;
+pub use repository::Repository;

@@ -79,7 +79,7 @@ impl WalSegmentName {
     /// The next segment of the same timeline. `None` as for [`WalSegmentName::number`], and at the end of all positions.
     pub fn next(self, size: SegmentSize) -> Option<Self> {
         let number = self.number(size)?.checked_add(1)?;
-        (number / size.per_log() <= u64::from(u32::MAX)).then(|| Self::numbered(self.timeline, number, size))
+        u32::try_from(number / size.per_log()).is_ok().then(|| Self::numbered(self.timeline, number, size))
     }
 
     /// The first sixteen digits: the folder that the segment lies in within a repository.
@@ -100,7 +100,7 @@ impl fmt::Display for WalSegmentName {
     }
 }
 
-/// A file name that PostgreSQL hands to its archive_command or asks its restore_command for.
+/// A file name that PostgreSQL hands to its `archive_command` or asks its `restore_command` for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ArchiveName {
     /// A whole segment: `000000010000000000000007`.
@@ -226,7 +226,7 @@ mod tests {
         #[test]
         fn numbers_round_trip(timeline: u32, shift in 20_u32..=30, number in 0_u64..1 << 32) {
             let size = size(1 << shift);
-            prop_assume!(number / size.per_log() <= u64::from(u32::MAX));
+            prop_assume!(u32::try_from(number / size.per_log()).is_ok());
             let name = WalSegmentName::numbered(TimelineId(timeline), number, size);
             prop_assert_eq!(name.number(size), Some(number));
             prop_assert_eq!(WalSegmentName::parse(&name.to_string()), Some(name));

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name under which a PostgreSQL cluster's backups lie in a repository: 1 to 64 of `A-Z a-z 0-9 _ -`, beginning
 /// with a letter or a digit.
@@ -88,24 +87,8 @@ impl fmt::Display for BackupId {
     }
 }
 
-macro_rules! serde_as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
-
-serde_as_text!(ClusterName);
-serde_as_text!(BackupId);
+crate::serde_text::serde_as_text!(ClusterName);
+crate::serde_text::serde_as_text!(BackupId);
 
 #[cfg(test)]
 mod tests {

@@ -3,11 +3,24 @@
 //! A [`Store`] keeps immutable objects under [`Key`]s. Every implementation passes one conformance suite
 //! (`store::conformance`). Nothing here knows what the objects mean.
 
+#[cfg(test)]
+mod conformance;
+mod fault;
+mod local;
+mod memory;
+mod open;
+
 use std::fmt;
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+
+pub use fault::{FaultKind, FaultPlan, FaultStore};
+pub use local::LocalStore;
+pub use memory::MemoryStore;
+pub use open::open;
 
 /// The name of an object: relative, components separated by `/`, none empty, `.`, `..` or hidden.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +34,10 @@ impl Key {
     pub fn new(text: impl Into<String>) -> Result<Self, StoreError> {
         let text = text.into();
         let good = |part: &str| {
-            !part.is_empty() && part.len() <= 255 && !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_graphic())
+            !part.is_empty()
+                && part.len() <= 255
+                && !part.starts_with('.')
+                && part.bytes().all(|b| b.is_ascii_graphic())
         };
         if text.len() <= Self::LENGTH_MAX && text.split('/').all(good) {
             Ok(Self(text))
@@ -145,4 +161,42 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Removes what uploads that died left behind, where it is older than `age`; answers how many.
     fn sweep_unpublished(&self, age: Duration) -> Result<u64, StoreError>;
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
+        (**self).begin(key)
+    }
+
+    fn replace(&self, key: &Key, bytes: &[u8]) -> Result<(), StoreError> {
+        (**self).replace(key, bytes)
+    }
+
+    fn get(&self, key: &Key) -> Result<Box<dyn Read + Send>, StoreError> {
+        (**self).get(key)
+    }
+
+    fn get_range(&self, key: &Key, offset: u64, length: u64) -> Result<Box<dyn Read + Send>, StoreError> {
+        (**self).get_range(key, offset, length)
+    }
+
+    fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        (**self).list(prefix, start_after, limit)
+    }
+
+    fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
+        (**self).delete(keys)
+    }
+
+    fn stat(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        (**self).stat(key)
+    }
+
+    fn sweep_unpublished(&self, age: Duration) -> Result<u64, StoreError> {
+        (**self).sweep_unpublished(age)
+    }
 }

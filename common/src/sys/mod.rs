@@ -1,1 +1,16 @@
-//! Placeholder.
+//! What Holdfast asks of the operating system: time, durable files, locks, child processes, signals, identity, space.
+//!
+//! The only module that knows `nix`, and the only one that may rename, replace or remove trees. Knows nothing of
+//! PostgreSQL.
+
+pub mod clock;
+pub mod durable;
+pub mod identity;
+pub mod lock;
+pub mod process;
+pub mod signals;
+pub mod space;
+pub mod tree;
+
+#[cfg(test)]
+mod rerun;

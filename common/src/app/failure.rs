@@ -1,0 +1,142 @@
+//! What went wrong, as the one message that a program ends with.
+
+use std::io;
+
+use super::exit;
+
+/// A message of one line, without the program's name, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    /// The chain of an error, joined by ": ", with the hint of its outermost advice.
+    pub(crate) fn of_error(error: &anyhow::Error) -> Self {
+        let mut message = String::new();
+        for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
+            // An error whose text already ends in its source's would say it twice.
+            if message.ends_with(&text) {
+                continue;
+            }
+            if !message.is_empty() {
+                message.push_str(": ");
+            }
+            message.push_str(&text);
+        }
+        for system in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
+            message = message.replace(&system.to_string(), &system_error(system));
+        }
+        Self { message, hint: exit::advice(error).and_then(|advice| advice.hint.clone()) }
+    }
+
+    /// A parser's complaint, which clap renders as paragraphs: what is wrong, tips, usage, where to find help.
+    pub(crate) fn of_usage(error: &clap::Error, program: exit::Program) -> Self {
+        Self::of_usage_text(&error.render().to_string(), program)
+    }
+
+    fn of_usage_text(rendered: &str, program: exit::Program) -> Self {
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut paragraphs = rendered.split("\n\n").map(squeezed).filter(|text| !text.is_empty());
+        let first = paragraphs.next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
+        let tip = paragraphs.find_map(|text| text.strip_prefix("tip: ").map(str::to_owned));
+        let help = format!("try \"{program} --help\" for more information");
+        Self { message, hint: Some(tip.map_or_else(|| help.clone(), |tip| format!("{tip}; {help}"))) }
+    }
+}
+
+/// "permission denied" rather than "Permission denied (os error 13)".
+pub(crate) fn system_error(error: &io::Error) -> String {
+    let text = error.to_string();
+    let Some(number) = error.raw_os_error() else { return text };
+    let text = text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text);
+    let mut characters = text.chars();
+    let (first, second) = (characters.next(), characters.clone().next());
+    match (first, second) {
+        // "RPC …" and "NFS …" stay as they are.
+        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+/// The text with its control characters escaped: nothing that a message quotes can begin a line of its own, or speak
+/// to a terminal.
+pub(crate) fn single_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::exit::Program;
+    use crate::report::Advice;
+    use crate::store::StoreError;
+    use anyhow::Context as _;
+    use clap::Parser;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    fn denied() -> io::Error {
+        io::Error::from_raw_os_error(13)
+    }
+
+    #[test]
+    fn a_chain_is_said_once() {
+        let store = StoreError::Io { what: "put wal/7".to_owned(), source: denied() };
+        let error = anyhow::Error::from(store).context("archive 000000010000000000000007");
+        let failure = Failure::of_error(&error);
+        assert_eq!(failure.message, "archive 000000010000000000000007: put wal/7: permission denied");
+        assert_eq!(failure.hint, None);
+    }
+
+    #[test]
+    fn the_outermost_advice_gives_the_hint() {
+        let error = Err::<(), _>(denied()).context(Advice::usage("read x").hint("chmod u+r x")).unwrap_err();
+        let failure = Failure::of_error(&error.context("start"));
+        assert_eq!(failure.message, "start: read x: permission denied");
+        assert_eq!(failure.hint.as_deref(), Some("chmod u+r x"));
+    }
+
+    #[rstest]
+    #[case(&["prog"], "the following required arguments were not provided: <PATH>")]
+    #[case(&["prog", "a", "b"], "unexpected argument 'b' found")]
+    #[case(&["prog", "a", "--level", "x"], "invalid value 'x' for '--level <LEVEL>': invalid digit found in string")]
+    fn usage_errors_fit_one_line(#[case] args: &[&str], #[case] message: &str) {
+        #[derive(Debug, Parser)]
+        struct Cli {
+            path: String,
+            #[arg(long)]
+            level: Option<u8>,
+        }
+        let failure = Failure::of_usage(&Cli::try_parse_from(args).unwrap_err(), Program::ArchiveWal);
+        assert_eq!(failure.message, message);
+        assert!(failure.hint.unwrap().ends_with("try \"archive-wal --help\" for more information"));
+    }
+
+    #[test]
+    fn a_tip_of_the_parser_goes_into_the_hint() {
+        let rendered = "error: unexpected argument '--jsn' found\n\n  tip: a similar argument exists: '--json'\n\n\
+                        Usage: verify --json\n\nFor more information, try '--help'.\n";
+        let failure = Failure::of_usage_text(rendered, Program::Verify);
+        assert_eq!(failure.message, "unexpected argument '--jsn' found");
+        let hint = "a similar argument exists: '--json'; try \"verify --help\" for more information";
+        assert_eq!(failure.hint.as_deref(), Some(hint));
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_has_no_control_characters(text in ".*") {
+            let line = single_line(&text);
+            prop_assert!(!line.chars().any(char::is_control));
+            if !text.chars().any(char::is_control) {
+                prop_assert_eq!(line, text);
+            }
+        }
+    }
+}

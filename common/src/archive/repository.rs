@@ -1,0 +1,256 @@
+//! One cluster's place in one repository.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+
+use crate::codec::{Codec, Compression, Digest, Encoder, decoder};
+use crate::pg::SystemIdentifier;
+use crate::repo::envelope::{self, RECORD_BYTES_MAX, Record};
+use crate::repo::layout::REPOSITORY;
+use crate::repo::records::{IdentityRecord, ObjectRecord, RepositoryRecord};
+use crate::repo::{ClusterName, Layout};
+use crate::report::Advice;
+use crate::store::{Entry, Key, Published, Store, StoreError};
+
+use super::Identity;
+
+/// How many objects one listing call asks for.
+const LIST_PAGE: usize = 1000;
+
+/// One cluster's place in one repository. Cheap to clone; calls block.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    store: Arc<dyn Store>,
+    layout: Layout,
+    compression: Compression,
+    record: RepositoryRecord,
+}
+
+impl Repository {
+    /// Opens a repository that exists; writes nothing.
+    ///
+    /// Exit class `NoRepository` when there is none at that place.
+    pub fn open(store: Arc<dyn Store>, cluster: ClusterName, compression: Compression) -> anyhow::Result<Self> {
+        let place = store.describe();
+        let record = match read_record::<RepositoryRecord>(&*store, &Key::new(REPOSITORY)?) {
+            Ok(record) => record,
+            Err(err) if matches!(err.downcast_ref(), Some(StoreError::NoRoot(_))) => None,
+            Err(err) => return Err(err.context(format!("open repository {place}"))),
+        };
+        let record = record.ok_or_else(|| {
+            Advice::no_repository(format!("there is no repository at {place}"))
+                .hint("check the path and that its file system is mounted; archive-wal makes a repository on first use")
+        })?;
+        Ok(Self { store, layout: Layout::new(cluster), compression, record })
+    }
+
+    /// Opens a repository and makes it first where there is none. A folder that holds other things is refused.
+    /// Calling it twice, or in two processes at once, makes one repository.
+    pub fn open_or_create(
+        store: Arc<dyn Store>,
+        cluster: ClusterName,
+        compression: Compression,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<Self> {
+        let missing = match Self::open(store.clone(), cluster.clone(), compression) {
+            Ok(repository) => return Ok(repository),
+            Err(err) if is_missing(&err) => err,
+            Err(err) => return Err(err),
+        };
+        let place = store.describe();
+        match store.list("", None, 1) {
+            Ok(found) if !found.is_empty() => {
+                return Err(missing.context(
+                    Advice::refused(format!("{place} holds other things and no {REPOSITORY}"))
+                        .hint("name an empty folder, or one that does not exist yet, as the repository"),
+                ));
+            }
+            Ok(_) | Err(StoreError::NoRoot(_)) => {}
+            Err(err) => return Err(err).context(format!("look into {place}")),
+        }
+        let record = RepositoryRecord { id: random_name(), created: now };
+        create_record(&*store, &Key::new(REPOSITORY)?, &record)
+            .with_context(|| format!("make a repository at {place}"))?;
+        Self::open(store, cluster, compression)
+    }
+
+    /// The store that it lies in.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// The keys of the cluster's objects.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How new objects are compressed.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The same place with another compression for new objects.
+    #[must_use]
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// The repository's random name.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Where it lies, for messages.
+    pub fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    /// The system identifiers that the cluster is known by.
+    pub fn identities(&self) -> anyhow::Result<Vec<IdentityRecord>> {
+        let mut records = Vec::new();
+        for entry in self.list_all(&self.layout.identities())? {
+            records.extend(self.read_record::<IdentityRecord>(&entry.key)?);
+        }
+        Ok(records)
+    }
+
+    /// The record of this system identifier; `None` when the cluster is not known by it.
+    pub fn identity(&self, system: SystemIdentifier) -> anyhow::Result<Option<IdentityRecord>> {
+        self.read_record(&self.layout.identity(system)?)
+    }
+
+    /// Makes sure that WAL of this identity belongs to the cluster; the first identity is written down, another one is
+    /// refused unless `after_upgrade`. Calling it twice changes nothing.
+    pub fn admit(&self, identity: &Identity, after_upgrade: bool, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let system = identity.system_identifier;
+        if let Some(known) = self.identity(system)? {
+            if known.segment_size == identity.segment_size {
+                return Ok(());
+            }
+            return Err(Advice::refused(format!(
+                "system {system} has WAL segments of {} bytes here and {} bytes in {}",
+                identity.segment_size.bytes(),
+                known.segment_size.bytes(),
+                self.describe()
+            ))
+            .hint("after pg_resetwal --wal-segsize, archive under another --cluster name")
+            .into());
+        }
+        if !after_upgrade && let Some(other) = self.identities()?.first() {
+            return Err(Advice::refused(format!(
+                "system identifier {system} is not that of cluster \"{}\" in {}, which is {}",
+                self.layout.cluster(),
+                self.describe(),
+                other.system_identifier
+            ))
+            .hint(
+                "give another server's WAL a name of its own with --cluster NAME; \
+                 if this is the same cluster after pg_upgrade, run archive-wal once with --after-upgrade",
+            )
+            .into());
+        }
+        let record = IdentityRecord {
+            system_identifier: system,
+            postgresql_major: identity.major,
+            segment_size: identity.segment_size,
+            first_seen: now,
+        };
+        self.create_record(&self.layout.identity(system)?, &record).map(drop)
+    }
+
+    /// Every object whose key starts with `prefix`, in order.
+    pub fn list_all(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let mut all: Vec<Entry> = Vec::new();
+        loop {
+            let after = all.last().map(|entry| entry.key.as_str().to_owned());
+            let page = self.store.list(prefix, after.as_deref(), LIST_PAGE)?;
+            let full = page.len() == LIST_PAGE;
+            all.extend(page);
+            if !full {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The record under this key; `None` when there is none. A damaged one is an error that names the key.
+    pub fn read_record<R: Record>(&self, key: &Key) -> anyhow::Result<Option<R>> {
+        read_record(&*self.store, key)
+    }
+
+    /// Writes a record unless one of its name exists.
+    pub fn create_record<R: Record>(&self, key: &Key, record: &R) -> anyhow::Result<Published> {
+        create_record(&*self.store, key, record)
+    }
+
+    /// Writes a record in place of the one that has its name.
+    pub fn replace_record<R: Record>(&self, key: &Key, record: &R) -> anyhow::Result<()> {
+        self.store.replace(key, &envelope::seal(record)?)?;
+        Ok(())
+    }
+
+    /// Writes a small object whole, compressed. An object of that name must not exist.
+    pub fn put_object(&self, key: &Key, plain: &[u8]) -> anyhow::Result<ObjectRecord> {
+        let mut encoder = Encoder::with_size_hint(Vec::new(), self.compression, plain.len() as u64)?;
+        encoder.write_all(plain)?;
+        let stored = encoder.finish()?;
+        let mut upload = self.store.begin(key)?;
+        upload.write_all(&stored).with_context(|| format!("write {key}"))?;
+        publish(upload, key)?;
+        Ok(ObjectRecord {
+            plain_bytes: plain.len() as u64,
+            stored_bytes: stored.len() as u64,
+            sha256: Digest::of(plain),
+        })
+    }
+
+    /// Reads a small object whole and checks it against its record.
+    pub fn get_object(&self, key: &Key, codec: Codec, record: &ObjectRecord) -> anyhow::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        decoder(codec, self.store.get(key)?)
+            .and_then(|source| source.take(record.plain_bytes.saturating_add(1)).read_to_end(&mut plain))
+            .with_context(|| format!("read {key}"))?;
+        anyhow::ensure!(
+            plain.len() as u64 == record.plain_bytes && Digest::of(&plain) == record.sha256,
+            "{key} is damaged: its contents do not match the backup's record"
+        );
+        Ok(plain)
+    }
+}
+
+/// Makes an upload visible under a key that nobody else may have taken.
+pub(super) fn publish(upload: Box<dyn crate::store::Upload>, key: &Key) -> anyhow::Result<()> {
+    match upload.publish_new()? {
+        Published::Created => Ok(()),
+        Published::Exists => anyhow::bail!("{key} exists already, written by somebody else"),
+    }
+}
+
+/// A name that nobody else has: 128 random bits.
+pub(super) fn random_name() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+fn is_missing(err: &anyhow::Error) -> bool {
+    err.downcast_ref::<Advice>().is_some_and(|advice| advice.class == crate::report::ExitClass::NoRepository)
+}
+
+fn read_record<R: Record>(store: &dyn Store, key: &Key) -> anyhow::Result<Option<R>> {
+    let mut bytes = Vec::new();
+    match store.get(key) {
+        Ok(source) => source.take(RECORD_BYTES_MAX).read_to_end(&mut bytes).with_context(|| format!("read {key}"))?,
+        Err(StoreError::NotFound(_)) => return Ok(None),
+        Err(err) => return Err(err.into()),
+    };
+    let record = envelope::open(&bytes).with_context(|| format!("{} in {}", key, store.describe()))?;
+    Ok(Some(record))
+}
+
+fn create_record<R: Record>(store: &dyn Store, key: &Key, record: &R) -> anyhow::Result<Published> {
+    let mut upload = store.begin(key)?;
+    upload.write_all(&envelope::seal(record)?).with_context(|| format!("write {key}"))?;
+    Ok(upload.publish_new()?)
+}

@@ -1,0 +1,169 @@
+//! One WAL file back from one repository, and the truth when it is not there.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::codec::{Codec, decoder};
+use crate::pg::{ArchiveName, SegmentSize, SystemIdentifier, TimelineId, WalSegmentName};
+use crate::repo::layout::parse_wal_object;
+use crate::report::{Cancel, Interrupted};
+use crate::store::{Key, StoreError};
+use crate::sys::durable::TemporaryFile;
+
+use super::{Check, CheckError, archived_histories, locate};
+use crate::archive::{Identity, Repository};
+
+/// How much is decompressed and checked at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How many objects a search for a later segment looks at per call.
+const LOOKAHEAD_PAGE: usize = 64;
+
+/// The truth about one WAL file in one repository.
+#[derive(Debug)]
+pub enum Fetched {
+    /// It is whole and valid at the destination.
+    Delivered,
+    /// The repository answers, does not have it, and has nothing after it.
+    Absent,
+    /// The repository does not have it, but has this, which comes after it.
+    Hole(ArchiveName),
+    /// It is there and cannot be what it should be.
+    Damaged(String),
+    /// The repository did not answer.
+    Unreachable(anyhow::Error),
+}
+
+/// Brings one WAL file to `destination`, replacing what is there.
+///
+/// The file is checked while it is written under a temporary name beside the destination and renamed only when it is
+/// whole and valid; it is not synced, since PostgreSQL does that itself. Nothing is left behind unless delivered.
+pub fn fetch(
+    repository: &Repository,
+    identity: &Identity,
+    name: ArchiveName,
+    destination: &Path,
+    cancel: &Cancel,
+) -> Result<Fetched, Interrupted> {
+    let located = match locate(repository, identity.system_identifier, name) {
+        Ok(Some(located)) => located,
+        Ok(None) => return Ok(nothing_there(repository, identity, name)),
+        Err(err) => return Ok(Fetched::Unreachable(err.into())),
+    };
+    let (key, codec) = located;
+    match copy(repository, &key, codec, Check::new(name, *identity), destination, cancel) {
+        Ok(()) => Ok(Fetched::Delivered),
+        Err(Failure::Damaged(reason)) => Ok(Fetched::Damaged(reason)),
+        Err(Failure::Unreachable(err)) => Ok(Fetched::Unreachable(err)),
+        Err(Failure::Interrupted) => Err(Interrupted),
+    }
+}
+
+fn copy(
+    repository: &Repository,
+    key: &Key,
+    codec: Codec,
+    mut check: Check,
+    destination: &Path,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let directory = destination.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let invalid = |err: CheckError| Failure::Damaged(format!("{key}: {err}"));
+    let source = repository.store().get(key).map_err(|err| Failure::Unreachable(err.into()))?;
+    let mut plain = decoder(codec, source).map_err(|err| Failure::of_object(key, &err))?;
+    let mut file = TemporaryFile::create_in(directory, 0o600).map_err(|err| Failure::here(directory, err))?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        cancel.check().map_err(|_| Failure::Interrupted)?;
+        let count = plain.read(&mut buffer).map_err(|err| Failure::of_object(key, &err))?;
+        match buffer.get(..count).unwrap_or_default() {
+            [] => break,
+            chunk => {
+                check.update(chunk).map_err(invalid)?;
+                file.write_all(chunk).map_err(|err| Failure::here(destination, err))?;
+            }
+        }
+    }
+    check.finish().map_err(invalid)?;
+    file.rename_unsynced(destination).map_err(|err| Failure::here(destination, err))
+}
+
+enum Failure {
+    Damaged(String),
+    Unreachable(anyhow::Error),
+    Interrupted,
+}
+
+impl Failure {
+    /// The destination's side failed; nothing is known of the object.
+    fn here(path: &Path, err: std::io::Error) -> Self {
+        Self::Unreachable(anyhow::Error::new(err).context(format!("write {}", path.display())))
+    }
+
+    /// Reading the object failed: its bytes are wrong, or they did not come.
+    fn of_object(key: &Key, err: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+        match err.kind() {
+            InvalidData | InvalidInput | UnexpectedEof | Other => Self::Damaged(format!("{key}: {err}")),
+            _ => Self::Unreachable(anyhow::anyhow!("read {key}: {err}")),
+        }
+    }
+}
+
+/// Tells the end of an archive from a hole in it.
+fn nothing_there(repository: &Repository, identity: &Identity, name: ArchiveName) -> Fetched {
+    let system = identity.system_identifier;
+    let later = match name {
+        ArchiveName::Segment(segment) => later_segment(repository, system, segment, identity.segment_size)
+            .map(|found| found.map(ArchiveName::Segment)),
+        ArchiveName::History(timeline) => later_history(repository, system, timeline),
+        ArchiveName::Partial(_) | ArchiveName::BackupHistory(..) => Ok(None),
+    };
+    match later {
+        Ok(None) => Fetched::Absent,
+        Ok(Some(later)) => Fetched::Hole(later),
+        Err(err) => Fetched::Unreachable(err.into()),
+    }
+}
+
+/// The first archived segment of the same timeline that comes after this one.
+pub fn later_segment(
+    repository: &Repository,
+    system: SystemIdentifier,
+    segment: WalSegmentName,
+    size: SegmentSize,
+) -> Result<Option<WalSegmentName>, StoreError> {
+    let prefix = repository.layout().wal_of_timeline(system, segment.timeline);
+    // "~" sorts behind every character of a suffix: the segment's own .partial and .backup files are passed over.
+    let mut after = format!("{}~", repository.layout().wal_stem(system, ArchiveName::Segment(segment)));
+    loop {
+        let page = repository.store().list(&prefix, Some(&after), LOOKAHEAD_PAGE)?;
+        let later = page.iter().find_map(|entry| match parse_wal_object(entry.key.file_name())?.name {
+            ArchiveName::Segment(found) if found.number(size) > segment.number(size) => Some(found),
+            _ => None,
+        });
+        match page.last() {
+            Some(last) if later.is_none() && page.len() == LOOKAHEAD_PAGE => after = last.key.as_str().to_owned(),
+            _ => return Ok(later),
+        }
+    }
+}
+
+/// A later timeline's history, when the archive began before this timeline did: then this one's is missing. An archive
+/// that began on this timeline, or on a later one, never had it.
+fn later_history(
+    repository: &Repository,
+    system: SystemIdentifier,
+    timeline: TimelineId,
+) -> Result<Option<ArchiveName>, StoreError> {
+    let (store, layout) = (repository.store(), repository.layout());
+    let Some(later) = archived_histories(store, layout, system)?.into_iter().find(|found| *found > timeline) else {
+        return Ok(None);
+    };
+    // Timelines are the first eight digits of the folders, so the first object is of the oldest timeline.
+    let oldest = store.list(&layout.wal(system), None, 1)?.into_iter().next();
+    let began_before = oldest
+        .and_then(|entry| parse_wal_object(entry.key.file_name()))
+        .is_some_and(|object| object.name.timeline() < timeline);
+    Ok(began_before.then_some(ArchiveName::History(later)))
+}

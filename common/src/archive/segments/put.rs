@@ -1,0 +1,224 @@
+//! One WAL file into one repository: checked and compressed as it is read once, created without replacing, durable.
+//!
+//! Whatever happens in the middle, nothing is visible before the object is whole, and the same call again gives the
+//! same answer.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::codec::{Codec, Compression, Encoder, Sha256Stream, decoder};
+use crate::pg::history::TimelineHistory;
+use crate::pg::{ArchiveName, TimelineId, WalSegmentName};
+use crate::report::{Advice, Cancel};
+use crate::store::{Key, Published};
+
+use super::{Check, locate};
+use crate::archive::{Identity, Repository};
+
+/// How much is read and compressed at a time; a cancellation is seen this often.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What became of a file that was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is new in the repository.
+    Stored,
+    /// The same bytes were there already; they are durable.
+    AlreadyThere,
+    /// A `.partial` file of that name with other bytes was there; this one is kept beside it, under this key.
+    SetAside(Key),
+}
+
+/// The refusal of different bytes under an archived name, with the likely cause and the way out.
+fn differs(name: ArchiveName, place: &str) -> Advice {
+    let cause = match name {
+        ArchiveName::History(_) => "two servers were promoted onto one timeline number and archive to one place",
+        _ => "two servers write one timeline, most often a copy or an old primary that archives as its original",
+    };
+    Advice::refused(format!("{name} is in {place} with different contents; nothing was changed")).hint(format!(
+        "{cause}: stop the wrong one, or give one of them another --cluster name; \
+         never remove the archived file before you know which of the two is right"
+    ))
+}
+
+/// Puts the file at `path` into the repository under `name`.
+///
+/// Answers only when the object is whole, checked and durable (file, directory and every directory above it). The same
+/// bytes again are [`Put::AlreadyThere`]; other bytes are refused and change nothing, except that a second `.partial`
+/// is kept beside the first. A file that is not `identity`'s WAL at that place is refused. Stops at `cancel` with
+/// [`crate::report::Interrupted`], leaving nothing visible.
+pub fn put(
+    repository: &Repository,
+    identity: &Identity,
+    name: ArchiveName,
+    path: &Path,
+    cancel: &Cancel,
+) -> anyhow::Result<Put> {
+    let mut file = File::open(path).with_context(|| {
+        Advice::failed(format!("read {}", path.display())).hint("archive-wal is called with the path of a WAL file, %p")
+    })?;
+    put_from(repository, identity, name, &mut file, &path.display().to_string(), cancel)
+}
+
+/// Puts the history of `timeline` and those of its ancestors into a repository that lacks them, from the server's
+/// `pg_wal`. A repository that was added after a promotion would otherwise never lead a recovery to this timeline.
+/// Histories that the server does not have any more are passed over; timeline 1 has none.
+pub fn put_missing_histories(
+    repository: &Repository,
+    identity: &Identity,
+    timeline: TimelineId,
+    pg_wal: &Path,
+    cancel: &Cancel,
+) -> anyhow::Result<()> {
+    if timeline == TimelineId(1)
+        || locate(repository, identity.system_identifier, ArchiveName::History(timeline))?.is_some()
+    {
+        return Ok(());
+    }
+    let path = pg_wal.join(timeline.history_file());
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(err) => return Err(err).with_context(|| format!("read {}", path.display())),
+    };
+    // The child's comes last: once it is there, its ancestors are too, and nobody looks for them again.
+    let history = TimelineHistory::parse(timeline, &bytes).with_context(|| path.display().to_string())?;
+    for ancestor in &history.ancestors {
+        put_missing_histories(repository, identity, ancestor.timeline, pg_wal, cancel)?;
+    }
+    put(repository, identity, ArchiveName::History(timeline), &path, cancel).map(drop)
+}
+
+fn put_from(
+    repository: &Repository,
+    identity: &Identity,
+    name: ArchiveName,
+    source: &mut (impl Read + Seek),
+    what: &str,
+    cancel: &Cancel,
+) -> anyhow::Result<Put> {
+    let (key, codec) = match locate(repository, identity.system_identifier, name)? {
+        Some(found) => found,
+        None => {
+            let codec = repository.compression().codec;
+            (repository.layout().wal_file(identity.system_identifier, name, codec)?, codec)
+        }
+    };
+    let file = Outgoing { repository, identity, name, what, cancel };
+    match file.create(source, &key, codec)? {
+        Published::Created => Ok(Put::Stored),
+        Published::Exists if file.is_same(source, &key, codec)? => Ok(Put::AlreadyThere),
+        Published::Exists => match name {
+            ArchiveName::Partial(segment) => file.set_aside(source, segment),
+            _ => Err(differs(name, &repository.describe()).into()),
+        },
+    }
+}
+
+/// A file on its way, and all that the steps need to know of it.
+struct Outgoing<'a> {
+    repository: &'a Repository,
+    identity: &'a Identity,
+    name: ArchiveName,
+    what: &'a str,
+    cancel: &'a Cancel,
+}
+
+impl Outgoing<'_> {
+    /// Streams the file through check and compression into a new object.
+    fn create(&self, source: &mut (impl Read + Seek), key: &Key, codec: Codec) -> anyhow::Result<Published> {
+        source.seek(SeekFrom::Start(0)).with_context(|| format!("read {}", self.what))?;
+        let usual = self.repository.compression();
+        let compression = if codec == usual.codec { usual } else { Compression::usual(codec) };
+        let mut check = Check::new(self.name, *self.identity);
+        let writing = || format!("write {key} in {}", self.repository.describe());
+        let upload = self.repository.store().begin(key).with_context(writing)?;
+        let mut encoder = Encoder::new(upload, compression).with_context(writing)?;
+        self.for_each_chunk(source, |chunk| {
+            check.update(chunk).map_err(|err| self.refuse(&err))?;
+            encoder.write_all(chunk).with_context(writing)
+        })?;
+        check.finish().map_err(|err| self.refuse(&err))?;
+        let upload = encoder.finish().with_context(writing)?;
+        upload.publish_new().with_context(writing)
+    }
+
+    fn for_each_chunk(
+        &self,
+        source: &mut impl Read,
+        mut act: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            self.cancel.check()?;
+            let count = match source.read(&mut buffer) {
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result.with_context(|| format!("read {}", self.what))?,
+            };
+            match buffer.get(..count) {
+                None | Some([]) => return Ok(()),
+                Some(chunk) => act(chunk)?,
+            }
+        }
+    }
+
+    fn refuse(&self, reason: &super::CheckError) -> anyhow::Error {
+        Advice::refused(format!("{} is not WAL of this cluster: {reason}", self.what))
+            .hint(
+                "archive only what PostgreSQL hands over as %p; pg_waldump shows what the file holds; \
+                 -D names the data directory that it should belong to",
+            )
+            .into()
+    }
+
+    /// Whether the object holds exactly the file's bytes.
+    fn is_same(&self, source: &mut (impl Read + Seek), key: &Key, codec: Codec) -> anyhow::Result<bool> {
+        source.seek(SeekFrom::Start(0)).with_context(|| format!("read {}", self.what))?;
+        let damaged = || {
+            Advice::failed(format!("the archived {key} in {} cannot be read back", self.repository.describe()))
+                .hint("if it is damaged for good, move that object away: the next attempt stores the file anew")
+        };
+        let mut archived = decoder(codec, self.repository.store().get(key)?).with_context(damaged)?;
+        let mut theirs = vec![0; CHUNK_BYTES];
+        let mut same = true;
+        self.for_each_chunk(source, |ours| {
+            let place = theirs.get_mut(..ours.len()).unwrap_or_default();
+            if same {
+                same = match archived.read_exact(place) {
+                    Ok(()) => place == ours,
+                    Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => false,
+                    Err(err) => return Err(err).with_context(damaged),
+                };
+            }
+            Ok(())
+        })?;
+        if !same {
+            return Ok(false);
+        }
+        let mut rest = [0];
+        Ok(archived.read(&mut rest).with_context(damaged)? == 0)
+    }
+
+    /// Keeps a second, different `.partial` under a name with its digest.
+    fn set_aside(&self, source: &mut (impl Read + Seek), segment: WalSegmentName) -> anyhow::Result<Put> {
+        source.seek(SeekFrom::Start(0)).with_context(|| format!("read {}", self.what))?;
+        let mut digest = Sha256Stream::new();
+        self.for_each_chunk(source, |chunk| {
+            digest.update(chunk);
+            Ok(())
+        })?;
+        let digest: String = digest.finish().to_string().chars().take(16).collect();
+        let codec = self.repository.compression().codec;
+        let system = self.identity.system_identifier;
+        let key = self.repository.layout().partial_set_aside(system, segment, &digest, codec)?;
+        match self.create(source, &key, codec)? {
+            Published::Exists if !self.is_same(source, &key, codec)? => {
+                Err(differs(self.name, &self.repository.describe()).into())
+            }
+            Published::Created | Published::Exists => Ok(Put::SetAside(key)),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Unpacks a backup: in parallel, every file checked against its digest, everything synced.
+//!
+//! Works from the index, not from tar headers. The index is read as a stream: directories first, then the files of one
+//! part after another; each part is one unit of work, so memory stays bounded by the files of the parts in flight. A
+//! crash leaves an incomplete directory that nobody takes for a cluster: `global/pg_control` is in the last part, and
+//! the caller's journal says that the extraction did not end.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use anyhow::Context as _;
+
+use crate::archive::Repository;
+use crate::codec::{Codec, HashingWriter, decoder};
+use crate::repo::BackupId;
+use crate::repo::index::{FileEntry, IndexEntry, RelativePath};
+use crate::repo::layout::backup_object;
+use crate::repo::part::skip;
+use crate::repo::records::BackupRecord;
+use crate::report::{Advice, Cancel, Progress};
+use crate::sys::durable;
+
+/// How much is copied at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// The mode of directories that the index does not name: PostgreSQL's own for a data directory.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Where a backup is unpacked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// The data directory; must be absent or empty.
+    pub pgdata: PathBuf,
+    /// Where `pg_wal` shall lie when it is a link; inside the data directory otherwise.
+    pub pg_wal: Option<PathBuf>,
+    /// Every tablespace's object id and place; each place must be absent or lack the backup's folders.
+    pub tablespaces: Vec<(u32, PathBuf)>,
+}
+
+impl Destination {
+    /// Where the file of this path goes.
+    fn resolve(&self, path: &RelativePath) -> PathBuf {
+        for (oid, location) in &self.tablespaces {
+            if let Ok(rest) = path.as_path().strip_prefix(format!("pg_tblspc/{oid}")) {
+                return location.join(rest);
+            }
+        }
+        path.below(&self.pgdata)
+    }
+
+    /// The top folders of everything that is written.
+    fn roots(&self) -> impl Iterator<Item = &Path> {
+        let tablespaces = self.tablespaces.iter().map(|(_, location)| location.as_path());
+        std::iter::once(self.pgdata.as_path()).chain(self.pg_wal.as_deref()).chain(tablespaces)
+    }
+}
+
+/// How an extraction is done.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// How many parts are unpacked at once; at least one.
+    pub jobs: usize,
+    /// Told of every plain byte.
+    pub progress: &'a dyn Progress,
+    /// Asked between chunks.
+    pub cancel: &'a Cancel,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extracted {
+    /// Files written.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Unpacks the whole backup and syncs it.
+///
+/// Every file has the size and SHA-256 of the index, whose own digest is in the commit record. An error leaves an
+/// incomplete directory, which the caller removes or keeps for inspection.
+pub fn extract(
+    repository: &Repository,
+    backup: &BackupRecord,
+    destination: &Destination,
+    means: Means<'_>,
+) -> anyhow::Result<Extracted> {
+    lay_out(backup, destination)?;
+    means.progress.begin("extract", Some(backup.plain_bytes));
+    let extracted = unpack(repository, backup, destination, means)?;
+    means.progress.end();
+    anyhow::ensure!(
+        extracted.files == backup.files,
+        "the index of {} names {} files, its record {}",
+        backup.id,
+        extracted.files,
+        backup.files
+    );
+    let manifest_key =
+        repository.layout().backup_object(backup.id, &backup_object::manifest(backup.compression.codec))?;
+    let manifest = repository.get_object(&manifest_key, backup.compression.codec, &backup.manifest)?;
+    durable::replace(&destination.pgdata.join("backup_manifest"), &manifest, 0o600).context("write backup_manifest")?;
+    for root in destination.roots() {
+        crate::sys::tree::sync(root).with_context(|| format!("sync {}", root.display()))?;
+    }
+    Ok(extracted)
+}
+
+/// Makes the top folders and the links from the data directory to those outside it.
+fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<()> {
+    for root in destination.roots() {
+        durable::create_dir_all(root, DIRECTORY_MODE).with_context(|| format!("make {}", root.display()))?;
+        std::fs::set_permissions(root, Permissions::from_mode(DIRECTORY_MODE))
+            .with_context(|| format!("set the mode of {}", root.display()))?;
+    }
+    let tblspc = destination.pgdata.join("pg_tblspc");
+    make_directory(&tblspc, DIRECTORY_MODE)?;
+    for tablespace in &backup.tablespaces {
+        let location = destination.tablespaces.iter().find(|(oid, _)| *oid == tablespace.oid).map(|(_, place)| place);
+        let location = location.with_context(|| format!("no place is known for tablespace {}", tablespace.name))?;
+        link(location, &tblspc.join(tablespace.oid.to_string()))?;
+    }
+    if let Some(pg_wal) = &destination.pg_wal {
+        link(pg_wal, &destination.pgdata.join("pg_wal"))?;
+    }
+    Ok(())
+}
+
+fn link(target: &Path, name: &Path) -> anyhow::Result<()> {
+    std::os::unix::fs::symlink(target, name).with_context(|| format!("link {} to {}", name.display(), target.display()))
+}
+
+/// Makes one directory with exactly this mode; one that is there keeps its contents.
+fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(mode).recursive(true).create(path) {
+        Ok(()) => {}
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(err) => return Err(err).with_context(|| format!("make {}", path.display())),
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("set the mode of {}", path.display()))
+}
+
+/// The files of one part, in the order of their offsets.
+struct Job {
+    part: u32,
+    files: Vec<FileEntry>,
+}
+
+fn unpack(
+    repository: &Repository,
+    backup: &BackupRecord,
+    destination: &Destination,
+    means: Means<'_>,
+) -> anyhow::Result<Extracted> {
+    let workers = means.jobs.max(1);
+    let stop = Cancel::default();
+    let total = Mutex::new(Extracted::default());
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel::<Job>(1);
+        let receiver = Mutex::new(receiver);
+        let worker = Worker { repository, id: backup.id, codec: backup.compression.codec, destination, means, stop: &stop };
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| worker.work(&receiver, &total))).collect();
+        let read = read_jobs(repository, backup, destination, |job| {
+            // Sending fails only when every worker has ended, which only an error makes them do.
+            sender.send(job).is_ok() && !stop.is_cancelled()
+        });
+        drop(sender);
+        let mut outcome = read.map(|_finished| ());
+        for thread in threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("an extraction thread died")));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    })?;
+    total.into_inner().map_err(|_| anyhow::anyhow!("an extraction thread died"))
+}
+
+/// Reads the index, makes its directories, and hands over the files part by part; `false` from `hand_over` ends it
+/// early. The digest of the whole index is checked before the last part is handed over.
+fn read_jobs(
+    repository: &Repository,
+    backup: &BackupRecord,
+    destination: &Destination,
+    mut hand_over: impl FnMut(Job) -> bool,
+) -> anyhow::Result<()> {
+    let mut index = crate::archive::inspect::IndexReader::open(repository, backup)?;
+    let mut current: Option<Job> = None;
+    for entry in index.entries() {
+        match entry? {
+            IndexEntry::Directory(directory) => {
+                let path = destination.resolve(&directory.path);
+                let is_wal_link = destination.pg_wal.is_some() && directory.path.as_bytes() == b"pg_wal";
+                if !is_wal_link {
+                    make_directory(&path, directory.mode)?;
+                }
+            }
+            IndexEntry::File(file) => match &mut current {
+                Some(job) if job.part == file.part => job.files.push(file),
+                _ => {
+                    let next = Job { part: file.part, files: vec![file] };
+                    if current.replace(next).is_some_and(|done| !hand_over(done)) {
+                        return Ok(());
+                    }
+                }
+            },
+            IndexEntry::Frames(_) => {}
+        }
+    }
+    index.finish()?;
+    if let Some(last) = current {
+        hand_over(last);
+    }
+    Ok(())
+}
+
+struct Worker<'a> {
+    repository: &'a Repository,
+    id: BackupId,
+    codec: Codec,
+    destination: &'a Destination,
+    means: Means<'a>,
+    stop: &'a Cancel,
+}
+
+impl Worker<'_> {
+    fn work(&self, jobs: &Mutex<Receiver<Job>>, total: &Mutex<Extracted>) -> anyhow::Result<()> {
+        loop {
+            let next = jobs.lock().map_err(|_| anyhow::anyhow!("an extraction thread died"))?.recv();
+            let Ok(job) = next else { return Ok(()) };
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+            let done = self.part(&job).inspect_err(|_| self.stop.cancel())?;
+            if let Ok(mut total) = total.lock() {
+                total.files += done.files;
+                total.bytes += done.bytes;
+            }
+        }
+    }
+
+    fn part(&self, job: &Job) -> anyhow::Result<Extracted> {
+        let name = backup_object::part(job.part, self.codec);
+        let key = self.repository.layout().backup_object(self.id, &name)?;
+        let damaged = |path: &RelativePath| {
+            Advice::failed(format!("{key} is damaged at {}", path.display()))
+                .hint(format!("verify backup {} names all damage; recover list shows the other backups", self.id))
+        };
+        let mut source = decoder(self.codec, self.repository.store().get(&key)?).with_context(|| format!("read {key}"))?;
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut position = 0;
+        let mut done = Extracted::default();
+        for file in &job.files {
+            let ahead = file.offset.checked_sub(position).with_context(|| damaged(&file.path))?;
+            skip(&mut source, ahead).with_context(|| damaged(&file.path))?;
+            self.file(file, &mut source, &mut buffer).with_context(|| damaged(&file.path))?;
+            position = file.offset.saturating_add(file.size);
+            done.files += 1;
+            done.bytes += file.size;
+        }
+        Ok(done)
+    }
+
+    fn file(&self, entry: &FileEntry, source: &mut impl Read, buffer: &mut [u8]) -> anyhow::Result<()> {
+        let path = self.destination.resolve(&entry.path);
+        let writing = || format!("write {}", path.display());
+        let file = OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path).with_context(writing)?;
+        let mut sink = HashingWriter::new(&file);
+        let mut left = entry.size;
+        while left > 0 {
+            self.means.cancel.check()?;
+            if self.stop.is_cancelled() {
+                anyhow::bail!("another part failed");
+            }
+            let limit = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = source.read(buffer.get_mut(..limit).unwrap_or_default())?;
+            let chunk = buffer.get(..count).unwrap_or_default();
+            anyhow::ensure!(!chunk.is_empty(), "the part ends in the middle of a file");
+            sink.write_all(chunk).with_context(writing)?;
+            left -= count as u64;
+            self.means.progress.advance(count as u64);
+        }
+        let (_, _, digest) = sink.finish();
+        anyhow::ensure!(digest == entry.sha256, "the contents do not match their digest");
+        set_attributes(&file, entry).with_context(writing)
+    }
+}
+
+fn set_attributes(file: &File, entry: &FileEntry) -> std::io::Result<()> {
+    file.set_permissions(Permissions::from_mode(entry.mode))?;
+    let modified = std::time::UNIX_EPOCH + std::time::Duration::from_secs(entry.modified);
+    file.set_modified(modified)
+}

@@ -1,0 +1,64 @@
+//! Keeps two processes on one machine from doing the same thing at once.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+/// A lock on a file, held until it is dropped or the process ends, however it ends. Child programs do not inherit it.
+#[derive(Debug)]
+pub struct FileLock {
+    _held: Flock<File>,
+}
+
+impl FileLock {
+    /// Takes the lock, or answers `None` at once when somebody else has it, be it in this process.
+    ///
+    /// The file is made (mode 0600) where it is missing and stays for ever: removing it would let two hold "the"
+    /// lock. A symbolic link in its place is refused.
+    pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Some(Self { _held: held })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = FileLock::try_exclusive(&path).unwrap();
+        assert!(first.is_some());
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(first);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        symlink(dir.path().join("elsewhere"), &link).unwrap();
+        assert!(FileLock::try_exclusive(&link).is_err());
+        assert!(FileLock::try_exclusive(&dir.path().join("missing/lock")).is_err());
+    }
+}
