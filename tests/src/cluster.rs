@@ -304,9 +304,17 @@ impl Cluster {
 
     /// Waits until the repository holds this WAL file.
     pub fn wait_archived(&self, name: &str) -> Result<()> {
-        let repo = self.repo()?;
-        wait::until("the segment is archived", || Ok(repo.find_wal(name).is_some()))
-            .with_context(|| format!("{name} on {}:\n{}", self.pgdata.display(), self.log_tail()))
+        let (repo, failures) = (self.repo()?, self.archive_failures());
+        wait::until("the segment is archived", || {
+            ensure!(self.archive_failures() == failures, "the server gave up archiving for a while");
+            Ok(repo.find_wal(name).is_some())
+        })
+        .with_context(|| format!("{name} on {}:\n{}", self.pgdata.display(), self.log_tail()))
+    }
+
+    /// How often the archiver gave up after three attempts; it rests for a minute then.
+    fn archive_failures(&self) -> usize {
+        self.log().matches("failed too many times").count()
     }
 
     /// Waits until the server accepts writes.
