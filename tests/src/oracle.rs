@@ -125,27 +125,33 @@ fn parse_history(text: &str) -> Option<Vec<(TimelineId, Option<Lsn>)>> {
         .collect()
 }
 
-/// `pg_waldump`'s lines for a whole timeline; it ends with an error at the end of the WAL, as it must.
+/// `pg_waldump`'s lines for a whole timeline; it ends with an error where the WAL ends in mid-segment, as it must.
 fn waldump(sandbox: &Sandbox, dir: &Path, timeline: TimelineId) -> Result<String> {
-    let Some((first, size)) = first_segment(dir, timeline)? else { return Ok(String::new()) };
-    let start = first.start(size).context("a segment's name out of range")?.to_string();
+    let Some((start, end)) = extent(dir, timeline)? else { return Ok(String::new()) };
     let mut command = sandbox.command("pg_waldump")?;
-    command.arg("-p").arg(dir).args(["-t", &timeline.to_string(), "-s", &start]);
-    let ran = process::run(&mut command, "")?;
+    command.arg("-p").arg(dir).args(["-t", &timeline.to_string(), "-s", &start.to_string()]);
+    // Without an end it waits five seconds for a segment after the last one.
+    let ran = process::run(command.args(["-e", &end.to_string()]), "")?;
     ensure!(!ran.stdout.is_empty(), "nothing read by {ran}");
     Ok(ran.stdout)
 }
 
-fn first_segment(dir: &Path, timeline: TimelineId) -> Result<Option<(WalSegmentName, SegmentSize)>> {
+/// Where the timeline's first segment begins, and where the unbroken row of segments from there on ends.
+fn extent(dir: &Path, timeline: TimelineId) -> Result<Option<(Lsn, Lsn)>> {
     let mut found: Vec<(WalSegmentName, PathBuf)> = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = WalSegmentName::parse(&entry.file_name().to_string_lossy());
         found.extend(name.filter(|name| name.timeline == timeline).map(|name| (name, entry.path())));
     }
-    let Some((name, path)) = found.into_iter().min() else { return Ok(None) };
-    let bytes = u32::try_from(fs::metadata(&path)?.len())?;
-    Ok(Some((name, SegmentSize::new(bytes).with_context(|| format!("{} has {bytes} bytes", path.display()))?)))
+    found.sort();
+    let Some((first, path)) = found.first() else { return Ok(None) };
+    let bytes = u32::try_from(fs::metadata(path)?.len())?;
+    let size = SegmentSize::new(bytes).with_context(|| format!("{} has {bytes} bytes", path.display()))?;
+    let start = first.start(size).with_context(|| format!("{first} has no position"))?;
+    let row =
+        found.iter().zip(0..).take_while(|((name, _), i)| name.start(size) == Some(Lsn(start.0 + i * size.bytes())));
+    Ok(Some((start, Lsn(start.0 + row.count() as u64 * size.bytes()))))
 }
 
 fn read_endings(records: &str) -> Vec<Ending> {
