@@ -5,7 +5,7 @@
 //! leaves either a whole backup or one that nobody lists.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -127,21 +127,21 @@ struct Heartbeat {
 
 impl Claim {
     /// Takes the name of a backup that starts now; when it is taken, that of the next second.
-    pub fn take(repository: &Repository, clock: std::sync::Arc<dyn Clock>, host: String) -> anyhow::Result<Self> {
+    pub fn take(repository: &Repository, clock: &Arc<dyn Clock>, host: &str) -> anyhow::Result<Self> {
         let now = clock.now();
         for attempt in 0..NAME_ATTEMPTS_MAX {
             let id = BackupId::at(now + TimeDelta::seconds(attempt));
             let key = repository.layout().backup_object(id, backup_object::STARTED)?;
             let record = StartedRecord {
                 owner: random_name(),
-                host: host.clone(),
+                host: host.to_owned(),
                 pid: std::process::id(),
                 started_at: now,
                 heartbeat_at: now,
                 start_wal: None,
             };
             if repository.create_record(&key, &record)? == Published::Created {
-                let heartbeat = Some(Heartbeat::start(repository.clone(), key, record, clock));
+                let heartbeat = Some(Heartbeat::start(repository.clone(), key, record, Arc::clone(clock)));
                 return Ok(Self { repository: repository.clone(), id, heartbeat });
             }
         }
@@ -197,7 +197,7 @@ impl Drop for Claim {
 }
 
 impl Heartbeat {
-    fn start(repository: Repository, key: Key, mut record: StartedRecord, clock: std::sync::Arc<dyn Clock>) -> Self {
+    fn start(repository: Repository, key: Key, mut record: StartedRecord, clock: Arc<dyn Clock>) -> Self {
         let (control, orders) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             loop {

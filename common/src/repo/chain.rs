@@ -191,7 +191,10 @@ impl Route {
     /// itself when the very first segment is missing.
     pub fn reaches(&self, inventory: &Inventory, from: Lsn) -> Lsn {
         let first = from.0 / self.size.bytes();
-        let end = (first..).find(|number| !inventory.has(self.segment(*number))).unwrap_or(first);
+        let mut end = first;
+        while inventory.has(self.segment(end)) {
+            end += 1;
+        }
         if end == first { from } else { Lsn(end * self.size.bytes()) }
     }
 

@@ -156,7 +156,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(bytes: Vec<u8>) {
-            let _ = open::<Sample>(&bytes);
+            drop(open::<Sample>(&bytes));
         }
     }
 }

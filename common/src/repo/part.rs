@@ -15,7 +15,7 @@ use crate::codec::{Codec, Compression, Encoder};
 pub const FRAME_BYTES: usize = 4 << 20;
 
 /// A tar block.
-const TAR_BLOCK: u64 = 512;
+const TAR_BLOCK: usize = 512;
 
 /// The longest path that fits a plain tar header here; longer ones get a GNU long-name entry before them.
 const TAR_NAME_MAX: usize = 99;
@@ -82,7 +82,7 @@ pub struct PartWriter<W: Write> {
     table: FrameTable,
     stored: u64,
     left_in_file: u64,
-    padding: u64,
+    padding: usize,
 }
 
 impl<W: Write> PartWriter<W> {
@@ -117,7 +117,7 @@ impl<W: Write> PartWriter<W> {
     pub fn file(&mut self, path: &[u8], size: u64, attributes: Attributes) -> io::Result<u64> {
         self.header(path, EntryType::Regular, size, attributes)?;
         self.left_in_file = size;
-        self.padding = size.next_multiple_of(TAR_BLOCK) - size;
+        self.padding = usize::try_from(size.wrapping_neg() % TAR_BLOCK as u64).unwrap_or(0);
         let offset = self.table.plain_bytes;
         self.end_of_file()?;
         Ok(offset)
@@ -139,7 +139,7 @@ impl<W: Write> PartWriter<W> {
         if self.left_in_file != 0 {
             return Err(io::Error::other(format!("{} bytes are missing at the end of a tar entry", self.left_in_file)));
         }
-        self.plain(&[0; 2 * TAR_BLOCK as usize])?;
+        self.plain(&[0; 2 * TAR_BLOCK])?;
         self.cut()?;
         if self.compression.codec == Codec::Zstd {
             let table = seek_table(&self.table);
@@ -151,9 +151,8 @@ impl<W: Write> PartWriter<W> {
 
     fn end_of_file(&mut self) -> io::Result<()> {
         if self.left_in_file == 0 && self.padding > 0 {
-            let padding = usize::try_from(self.padding).unwrap_or(0);
-            self.padding = 0;
-            self.plain(&[0; TAR_BLOCK as usize].get(..padding).map(<[u8]>::to_vec).unwrap_or_default())?;
+            let padding = std::mem::take(&mut self.padding);
+            self.plain([0; TAR_BLOCK].get(..padding).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -173,12 +172,12 @@ impl<W: Write> PartWriter<W> {
                 EntryType::GNULongName,
                 name.len() as u64,
                 Attributes { mode: 0o644, modified: 0 },
-            )?;
+            );
             self.plain(long.as_bytes())?;
-            name.resize(name.len().next_multiple_of(TAR_BLOCK as usize), 0);
+            name.resize(name.len().next_multiple_of(TAR_BLOCK), 0);
             self.plain(&name)?;
         }
-        let header = tar_header(path, kind, size, attributes)?;
+        let header = tar_header(path, kind, size, attributes);
         self.plain(header.as_bytes())
     }
 
@@ -211,7 +210,7 @@ impl<W: Write> PartWriter<W> {
     }
 }
 
-fn tar_header(path: &[u8], kind: EntryType, size: u64, attributes: Attributes) -> io::Result<Header> {
+fn tar_header(path: &[u8], kind: EntryType, size: u64, attributes: Attributes) -> Header {
     let mut header = Header::new_gnu();
     let name = path.get(..path.len().min(TAR_NAME_MAX)).unwrap_or(path);
     let field = header.as_gnu_mut().map(|gnu| &mut gnu.name);
@@ -225,7 +224,7 @@ fn tar_header(path: &[u8], kind: EntryType, size: u64, attributes: Attributes) -
     header.set_uid(0);
     header.set_gid(0);
     header.set_cksum();
-    Ok(header)
+    header
 }
 
 /// The seek table of the Zstandard Seekable Format 0.1.0 (`contrib/seekable_format` of Zstandard), without checksums:
@@ -255,6 +254,7 @@ pub fn skip(source: &mut impl Read, count: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
     use crate::codec::decoder;

@@ -263,3 +263,56 @@ pub(crate) mod segment_size {
         SegmentSize::new(bytes).ok_or_else(|| serde::de::Error::custom(format!("{bytes} is no size of a WAL segment")))
     }
 }
+
+/// Records for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{BackupRecord, ObjectRecord, PartRecord, Source, Span};
+    use crate::codec::{Compression, Digest};
+    use crate::pg::{Lsn, SegmentSize, TimelineId};
+    use crate::repo::BackupId;
+
+    /// A backup on `timeline`, complete at `stop`, when the next transaction was `next_xid`; its times follow that.
+    pub(crate) fn backup(timeline: u32, stop: u64, next_xid: u64) -> BackupRecord {
+        let time = chrono::DateTime::from_timestamp(1_700_000_000 + i64::try_from(next_xid).unwrap(), 0).unwrap();
+        let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, sha256: Digest::of(b"x") };
+        BackupRecord {
+            id: BackupId::at(time),
+            label: String::new(),
+            holdfast_version: "0.1.0".to_owned(),
+            source: Source {
+                system_identifier: 7,
+                version_number: 150_018,
+                catalog_version: 202_209_061,
+                segment_size: SegmentSize::DEFAULT,
+                data_checksums: true,
+                standby: false,
+                host: "db1".to_owned(),
+                data_directory: "/data".into(),
+                config_file: "/data/postgresql.conf".into(),
+                hba_file: "/data/pg_hba.conf".into(),
+                ident_file: "/data/pg_ident.conf".into(),
+                port: 5432,
+            },
+            span: Span {
+                timeline: TimelineId(timeline),
+                start_lsn: Lsn(stop - 0x100_0000 + 0x28),
+                stop_lsn: Lsn(stop),
+                started_at: time,
+                stopped_at: time,
+                next_xid,
+            },
+            tablespaces: Vec::new(),
+            compression: Compression::default(),
+            parts: vec![PartRecord { number: 1, plain_bytes: 1, stored_bytes: 1 }],
+            index: object,
+            manifest: object,
+            config: None,
+            files: 1,
+            plain_bytes: 1,
+            stored_bytes: 3,
+            damaged_pages: Vec::new(),
+            damaged_page_count: 0,
+        }
+    }
+}

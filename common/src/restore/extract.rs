@@ -141,7 +141,8 @@ fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
         Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(err) => return Err(err).with_context(|| format!("make {}", path.display())),
     }
-    std::fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("set the mode of {}", path.display()))
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", path.display()))
 }
 
 /// The files of one part, in the order of their offsets.
@@ -159,10 +160,10 @@ fn unpack(
     let workers = means.jobs.max(1);
     let stop = Cancel::default();
     let total = Mutex::new(Extracted::default());
+    let (sender, receiver) = sync_channel::<Job>(1);
+    let receiver = Mutex::new(receiver);
+    let worker = Worker { repository, id: backup.id, codec: backup.compression.codec, destination, means, stop: &stop };
     std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel::<Job>(1);
-        let receiver = Mutex::new(receiver);
-        let worker = Worker { repository, id: backup.id, codec: backup.compression.codec, destination, means, stop: &stop };
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| worker.work(&receiver, &total))).collect();
         let read = read_jobs(repository, backup, destination, |job| {
             // Sending fails only when every worker has ended, which only an error makes them do.
@@ -249,7 +250,8 @@ impl Worker<'_> {
             Advice::failed(format!("{key} is damaged at {}", path.display()))
                 .hint(format!("verify backup {} names all damage; recover list shows the other backups", self.id))
         };
-        let mut source = decoder(self.codec, self.repository.store().get(&key)?).with_context(|| format!("read {key}"))?;
+        let mut source =
+            decoder(self.codec, self.repository.store().get(&key)?).with_context(|| format!("read {key}"))?;
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut position = 0;
         let mut done = Extracted::default();
@@ -267,7 +269,8 @@ impl Worker<'_> {
     fn file(&self, entry: &FileEntry, source: &mut impl Read, buffer: &mut [u8]) -> anyhow::Result<()> {
         let path = self.destination.resolve(&entry.path);
         let writing = || format!("write {}", path.display());
-        let file = OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path).with_context(writing)?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path).with_context(writing)?;
         let mut sink = HashingWriter::new(&file);
         let mut left = entry.size;
         while left > 0 {

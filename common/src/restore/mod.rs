@@ -1,3 +1,8 @@
 //! The engine that brings a cluster back; shared by recovery and restore tests. Knows nothing of the command line.
 
+pub mod choose;
+pub mod extract;
+pub mod salvage;
+pub mod settings;
+pub mod target;
 pub mod wal_plan;

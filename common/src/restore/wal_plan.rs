@@ -1,4 +1,4 @@
-//! What WAL a planned recovery needs: a small file that `recover` writes and its restore_command reads.
+//! What WAL a planned recovery needs: a small file that `recover` writes and its `restore_command` reads.
 //!
 //! With read-ahead (`recovery_prefetch`, PostgreSQL 15) a server asks for segments behind its target. One that is
 //! missing or damaged there must not stop a recovery that does not need it; one before the target must.

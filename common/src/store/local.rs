@@ -125,13 +125,11 @@ impl LocalStore {
             };
             // Also for a folder that was there: its entry may not be durable yet. With a file in it, nobody can
             // remove and make it again behind our back.
-            match durable::create_dir_all(folder, DIRECTORY_MODE) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(error)),
-            }
-            if let Some(file) = file {
-                return Ok(file);
+            match (durable::create_dir_all(folder, DIRECTORY_MODE), file) {
+                (Ok(()), Some(file)) => return Ok(file),
+                (Ok(()), None) => {}
+                (Err(error), _) if error.kind() == ErrorKind::NotFound => {}
+                (Err(error), _) => return Err(failed(error)),
             }
         }
         Err(failed(ErrorKind::NotFound.into()))

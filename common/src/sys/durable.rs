@@ -47,7 +47,8 @@ pub fn open_nofollow(path: &Path) -> io::Result<File> {
 }
 
 /// Makes the directory and every missing one above it, each durable before the next is made. Calling it for one
-/// that exists is cheap and safe, also while others do the same; `mode` is subject to the umask.
+/// that exists is cheap and safe, also while others do the same; `mode` is subject to the umask. While others *remove*
+/// empty directories on the way it may answer [`io::ErrorKind::NotFound`]: try again.
 ///
 /// On success the whole path is durable even when an earlier call was cut short: only the deepest existing directory
 /// can then lack a durable entry, and its parent is synced here as well.
@@ -64,7 +65,14 @@ pub fn create_dir_all(path: &Path, mode: u32) -> io::Result<()> {
     }
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => sync_dir(parent),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => sync_dir(parent),
+        // Somebody else was faster; or has removed it again, which the caller learns as `NotFound`.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::metadata(path)?.is_dir() {
+                sync_dir(parent)
+            } else {
+                Err(Errno::ENOTDIR.into())
+            }
+        }
         Err(error) => Err(error),
     }
 }

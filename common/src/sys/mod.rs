@@ -13,4 +13,4 @@ pub mod space;
 pub mod tree;
 
 #[cfg(test)]
-mod rerun;
+pub(crate) mod rerun;

@@ -143,7 +143,7 @@ pub fn later_segment(
             _ => None,
         });
         match page.last() {
-            Some(last) if later.is_none() && page.len() == LOOKAHEAD_PAGE => after = last.key.as_str().to_owned(),
+            Some(last) if later.is_none() && page.len() == LOOKAHEAD_PAGE => last.key.as_str().clone_into(&mut after),
             _ => return Ok(later),
         }
     }

@@ -100,12 +100,11 @@ fn put_from(
     what: &str,
     cancel: &Cancel,
 ) -> anyhow::Result<Put> {
-    let (key, codec) = match locate(repository, identity.system_identifier, name)? {
-        Some(found) => found,
-        None => {
-            let codec = repository.compression().codec;
-            (repository.layout().wal_file(identity.system_identifier, name, codec)?, codec)
-        }
+    let (key, codec) = if let Some(found) = locate(repository, identity.system_identifier, name)? {
+        found
+    } else {
+        let codec = repository.compression().codec;
+        (repository.layout().wal_file(identity.system_identifier, name, codec)?, codec)
     };
     let file = Outgoing { repository, identity, name, what, cancel };
     match file.create(source, &key, codec)? {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::store::conformance;
-use std::os::unix::fs::{MetadataExt, symlink};
+use crate::sys::identity::{become_owner_of, is_root};
+use crate::sys::rerun;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
@@ -174,4 +176,39 @@ fn an_upload_keeps_its_folder() {
     store.delete(&[key("main/wal/1")]).unwrap();
     assert_eq!(upload.publish_new().unwrap(), Published::Created);
     assert_eq!(names(store), ["main/wal/2"]);
+}
+
+/// Root may look everywhere, so that it must become somebody else first, in a process of its own.
+#[test]
+fn what_may_not_be_looked_at_is_no_absence() {
+    if let Some(root) = rerun::role() {
+        become_owner_of(Path::new(&root)).unwrap();
+        return check_closed_folder(&LocalStore::open(root.into()));
+    }
+    let fixture = fixture();
+    if !is_root() {
+        return check_closed_folder(&fixture.store);
+    }
+    for path in [fixture.dir.path(), &fixture.store.root, &fixture.at("main"), &fixture.at("main/wal")] {
+        chown(path, Some(54_321), Some(54_321)).unwrap();
+    }
+    let test = "store::local::tests::what_may_not_be_looked_at_is_no_absence";
+    let output = rerun::run(test, fixture.store.root.to_str().unwrap());
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+}
+
+fn check_closed_folder(store: &LocalStore) {
+    let closed = store.root.join("main/wal");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    for (name, prefix) in [("main/wal/1", "main/wal/"), ("main/wal/none", ""), ("main/wal/deep/none", "main/wal/deep/")]
+    {
+        assert!(matches!(store.stat(&key(name)), Err(StoreError::Io { .. })), "{name}");
+        assert!(matches!(store.get(&key(name)), Err(StoreError::Io { .. })), "{name}");
+        assert!(matches!(store.list(prefix, None, 9), Err(StoreError::Io { .. })), "{prefix}");
+        assert!(store.delete(&[key(name)]).unwrap_err().is_permanent());
+        assert!(create(store, name).unwrap_err().is_permanent());
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o750)).unwrap();
+    assert_eq!(names(store), ["main/wal/1"]);
 }

@@ -1,0 +1,25 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use common::app::{CommonArgs, Program, exit};
+
+/// Put one finished WAL file into the repository, durably, once.
+///
+/// For postgresql.conf:  `archive_command` = 'archive-wal --repo /var/lib/holdfast %p'
+#[derive(Debug, Parser)]
+#[command(name = "archive-wal", after_help = exit::table(Program::ArchiveWal))]
+pub struct Cli {
+    /// Options that every program knows.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Accept a system identifier that the cluster does not have yet: once, after `pg_upgrade`
+    #[arg(long)]
+    pub after_upgrade: bool,
+
+    /// The WAL file: PostgreSQL puts it in place of %p
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+}

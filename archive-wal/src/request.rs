@@ -1,0 +1,41 @@
+//! What is to be archived, and whose it is.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use common::app::{Context, Settings};
+use common::archive::{Identity, identity};
+use common::pg::ArchiveName;
+use common::report::Advice;
+
+use crate::Cli;
+
+/// One file to archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// What the file's name stands for.
+    pub(crate) name: ArchiveName,
+    /// Where it lies.
+    pub(crate) path: PathBuf,
+    /// The cluster that it must belong to.
+    pub(crate) identity: Identity,
+    /// Whether a system identifier new to the repository is accepted.
+    pub(crate) after_upgrade: bool,
+}
+
+/// Reads the name and the control file of the data directory around it; touches no repository.
+pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
+    let file_name = cli.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = ArchiveName::parse(&file_name).ok_or_else(|| {
+        Advice::refused(format!("{file_name:?} is no name of a file that PostgreSQL archives"))
+            .hint("segments, .partial, .history and .backup files are archived, under the names that PostgreSQL gives")
+    })?;
+    let pgdata = ctx.data_directory.clone().context("the data directory is not known")?;
+    let control = identity::read_control(&pgdata).with_context(|| format!("archive {name}"))?;
+    Ok(Request { name, path: cli.path.clone(), identity: Identity::of(&control), after_upgrade: cli.after_upgrade })
+}
+
+/// The data directory that the file belongs to, as `main` needs it.
+pub fn data_directory(cli: &Cli, settings: &Settings) -> Option<PathBuf> {
+    Some(identity::data_directory(&cli.path, settings.pgdata.as_ref().map(|pgdata| pgdata.value.as_path())))
+}

@@ -1,0 +1,256 @@
+//! Which backup, and along which timeline. Pure.
+//!
+//! The timeline is always a number: `latest` follows whatever history file turns up, also one of a timeline that
+//! nobody ever wrote on.
+
+use crate::pg::{TimelineId, WalSegmentName};
+use crate::repo::BackupId;
+use crate::repo::chain::{Inventory, Route};
+use crate::repo::records::BackupRecord;
+use crate::report::Advice;
+
+use super::target::Target;
+
+/// Which timeline the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedTimeline {
+    /// The newest that leads on from a backup and was not given up.
+    Newest,
+    /// The one that the backup was taken on.
+    OfBackup,
+    /// This one.
+    Number(TimelineId),
+}
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The moment.
+    pub target: Target,
+    /// The timeline.
+    pub timeline: WantedTimeline,
+    /// The backup, when it was named.
+    pub backup: Option<BackupId>,
+}
+
+/// A backup and a way from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The backup to unpack.
+    pub backup: BackupRecord,
+    /// The way through the WAL.
+    pub route: Route,
+}
+
+/// Chooses the newest backup from which the target can be reached along the wanted timeline.
+///
+/// `backups` are the whole backups of one system, oldest first. A time is measured against the backups' stop times, a
+/// position against their stop positions, a transaction against the next one at their stop; for everything else the
+/// newest is taken. Whether all WAL is there is not looked at, except for the fork of a timeline: without its first
+/// segment PostgreSQL would go on along the parent without a word.
+pub fn choose(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> Result<Choice, Advice> {
+    if backups.is_empty() {
+        return Err(Advice::failed("there is no backup to recover from").hint("basebackup list shows what there is"));
+    }
+    let named = |id| {
+        let found = backups.iter().find(|backup| backup.id == id);
+        found.map(std::slice::from_ref).ok_or_else(|| {
+            Advice::failed(format!("there is no backup {id}")).hint("recover list shows the backups that there are")
+        })
+    };
+    let candidates = wish.backup.map_or(Ok(backups), named)?;
+    let reaching: Vec<&BackupRecord> = candidates.iter().filter(|backup| is_before(backup, &wish.target)).collect();
+    if reaching.is_empty() {
+        return Err(too_early(candidates, &wish.target));
+    }
+    let timeline = wanted_timeline(&reaching, inventory, wish)?;
+    let chosen = reaching.into_iter().rev().find(|backup| leads_to(backup, inventory, timeline));
+    let backup = chosen.ok_or_else(|| off_route(timeline, &wish.target))?.clone();
+    let route = Route::new(inventory.history(timeline), inventory.segment_size());
+    if let Some(fork) = missing_fork(&backup, &route, inventory, &wish.target) {
+        return Err(Advice::refused(format!(
+            "timeline {timeline} cannot be followed: its first segment {fork} is in no repository"
+        ))
+        .hint(format!(
+            "archive that segment, or name the timeline to recover along with --target-timeline; \
+             {} is the one before",
+            route.history().ancestors.last().map_or(timeline, |parent| parent.timeline)
+        )));
+    }
+    Ok(Choice { backup, route })
+}
+
+/// Whether the backup is complete at the target, as far as its record tells.
+fn is_before(backup: &BackupRecord, target: &Target) -> bool {
+    match target {
+        Target::Time(time) => backup.span.stopped_at <= *time,
+        Target::Lsn(lsn) => backup.span.stop_lsn <= *lsn,
+        Target::Xid(xid) => backup.span.next_xid <= with_epoch(*xid, backup.span.next_xid),
+        Target::Name(_) | Target::Immediate | Target::Latest => true,
+    }
+}
+
+/// A transaction id without its epoch (as `xmin` or a log line shows it) counts in the epoch that brings it nearest to
+/// `next`, as PostgreSQL itself reads it.
+fn with_epoch(xid: u64, next: u64) -> u64 {
+    const EPOCH: u64 = 1 << 32;
+    if xid >= EPOCH {
+        return xid;
+    }
+    let here = (next & !(EPOCH - 1)) | xid;
+    if here + EPOCH / 2 < next { here + EPOCH } else { here }
+}
+
+fn too_early(candidates: &[BackupRecord], target: &Target) -> Advice {
+    let oldest = candidates.first().map_or_else(String::new, |backup| {
+        format!(
+            "the oldest one, {}, is complete at {} ({}, next transaction {})",
+            backup.id,
+            backup.span.stopped_at.format("%Y-%m-%d %H:%M:%S%.3fZ"),
+            backup.span.stop_lsn,
+            backup.span.next_xid
+        )
+    });
+    Advice::refused(format!("no backup is complete before {target}: {oldest}"))
+        .hint("recover windows shows which moments can be reached")
+}
+
+fn off_route(timeline: TimelineId, target: &Target) -> Advice {
+    Advice::refused(format!("no backup before {target} lies on the way to timeline {timeline}"))
+        .hint("name another timeline with --target-timeline; recover windows shows which moments can be reached")
+}
+
+fn wanted_timeline(reaching: &[&BackupRecord], inventory: &Inventory, wish: &Wish) -> Result<TimelineId, Advice> {
+    let newest = reaching.last().map(|backup| backup.span.timeline);
+    let wanted = match wish.timeline {
+        WantedTimeline::Number(timeline) => {
+            let known = inventory.timelines().contains(&timeline) || newest == Some(timeline);
+            return if known { Ok(timeline) } else { Err(unknown_timeline(timeline, inventory)) };
+        }
+        WantedTimeline::OfBackup => newest,
+        WantedTimeline::Newest => reaching
+            .iter()
+            .flat_map(|backup| inventory.descendants(backup.span.timeline, backup.span.stop_lsn))
+            .filter(|timeline| !inventory.is_abandoned(*timeline))
+            .max()
+            .or(newest),
+    };
+    wanted.ok_or_else(|| Advice::failed("there is no timeline to recover along"))
+}
+
+fn unknown_timeline(timeline: TimelineId, inventory: &Inventory) -> Advice {
+    let known: Vec<String> = inventory.timelines().iter().map(ToString::to_string).collect();
+    Advice::refused(format!("timeline {timeline} is in no repository"))
+        .hint(format!("there are the timelines {}", known.join(", ")))
+}
+
+/// Whether replay from this backup can go along the timeline's history.
+fn leads_to(backup: &BackupRecord, inventory: &Inventory, timeline: TimelineId) -> bool {
+    let own = backup.span.timeline;
+    own == timeline || inventory.history(timeline).switch_of(own).is_some_and(|switch| backup.span.stop_lsn <= switch)
+}
+
+/// The fork segment of the route's timeline when the target may lie behind it and it is not there.
+fn missing_fork(
+    backup: &BackupRecord,
+    route: &Route,
+    inventory: &Inventory,
+    target: &Target,
+) -> Option<WalSegmentName> {
+    if backup.span.timeline == route.history().timeline {
+        return None;
+    }
+    let before_fork = match target {
+        Target::Lsn(lsn) => *lsn <= route.history().begins(),
+        Target::Immediate => true,
+        _ => false,
+    };
+    route.fork_segment().filter(|fork| !before_fork && !inventory.has(*fork))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::{Lsn, SegmentSize, TimelineHistory};
+    use crate::repo::records::testing::backup;
+    use rstest::rstest;
+
+    const SEG: u64 = 16 << 20;
+
+    fn wish(target: Target) -> Wish {
+        Wish { target, timeline: WantedTimeline::Newest, backup: None }
+    }
+
+    /// Three backups: two on timeline 1, one on timeline 2, which forks off between the first two.
+    fn world() -> (Vec<BackupRecord>, Inventory) {
+        let mut inventory = Inventory::new(SegmentSize::DEFAULT);
+        for number in 1..=9 {
+            inventory.add_segment(WalSegmentName::numbered(TimelineId(1), number, SegmentSize::DEFAULT));
+        }
+        for number in 4..=12 {
+            inventory.add_segment(WalSegmentName::numbered(TimelineId(2), number, SegmentSize::DEFAULT));
+        }
+        inventory.add_history(TimelineHistory::parse(TimelineId(2), b"1\t0/4800000\tx\n").unwrap());
+        let backups = vec![backup(1, 2 * SEG, 100), backup(1, 6 * SEG, 600), backup(2, 8 * SEG, 800)];
+        (backups, inventory)
+    }
+
+    #[rstest]
+    #[case(Target::Lsn(Lsn(9 * SEG)), 2, 2)]
+    #[case(Target::Lsn(Lsn(7 * SEG)), 0, 2)]
+    #[case(Target::Xid(700), 0, 2)]
+    #[case(Target::Xid(800), 2, 2)]
+    #[case(Target::Latest, 2, 2)]
+    #[case(Target::Name("x".into()), 2, 2)]
+    fn takes_the_newest_backup_on_the_way(#[case] target: Target, #[case] expected: usize, #[case] timeline: u32) {
+        let (backups, inventory) = world();
+        let choice = choose(&backups, &inventory, &wish(target)).unwrap();
+        assert_eq!(choice.backup.id, backups[expected].id);
+        assert_eq!(choice.route.history().timeline, TimelineId(timeline));
+    }
+
+    #[test]
+    fn an_older_timeline_can_be_asked_for() {
+        let (backups, inventory) = world();
+        let mut wish = wish(Target::Latest);
+        wish.timeline = WantedTimeline::Number(TimelineId(1));
+        let choice = choose(&backups, &inventory, &wish).unwrap();
+        assert_eq!(choice.backup.id, backups[1].id);
+        wish.timeline = WantedTimeline::Number(TimelineId(7));
+        assert!(choose(&backups, &inventory, &wish).unwrap_err().message.contains("timeline 7"));
+    }
+
+    #[test]
+    fn an_abandoned_timeline_is_not_followed() {
+        let (backups, mut inventory) = world();
+        inventory.abandon(TimelineId(2));
+        let choice = choose(&backups[..2], &inventory, &wish(Target::Latest)).unwrap();
+        assert_eq!(choice.route.history().timeline, TimelineId(1));
+    }
+
+    #[test]
+    fn a_timeline_without_its_first_segment_is_refused() {
+        let (backups, inventory) = world();
+        let mut poor = Inventory::new(SegmentSize::DEFAULT);
+        poor.add_history(inventory.history(TimelineId(2)));
+        let refusal = choose(&backups[..1], &poor, &wish(Target::Latest)).unwrap_err();
+        assert!(refusal.message.contains("000000020000000000000004"), "{refusal}");
+        assert!(choose(&backups[..1], &poor, &wish(Target::Lsn(Lsn(3 * SEG)))).is_ok());
+    }
+
+    #[test]
+    fn a_target_before_every_backup_is_refused() {
+        let (backups, inventory) = world();
+        assert!(choose(&backups, &inventory, &wish(Target::Lsn(Lsn(SEG)))).is_err());
+        assert!(choose(&[], &inventory, &wish(Target::Latest)).is_err());
+    }
+
+    #[rstest]
+    #[case(5, 100, 5)]
+    #[case(5, (3 << 32) + 100, (3 << 32) + 5)]
+    #[case(5, (3 << 32) + (1 << 31) + 100, (4 << 32) + 5)]
+    #[case((3 << 32) + 7, 1, (3 << 32) + 7)]
+    fn a_transaction_id_finds_its_epoch(#[case] xid: u64, #[case] next: u64, #[case] expected: u64) {
+        assert_eq!(with_epoch(xid, next), expected);
+    }
+}

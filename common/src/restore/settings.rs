@@ -1,0 +1,229 @@
+//! The settings that a recovery adds to `postgresql.auto.conf`, and nothing else about them.
+//!
+//! That file is read last, so what stands at its end wins over everything that came with the backup. Every
+//! `recovery_target…` is set, the empty ones first: PostgreSQL up to 17 takes an empty one after a set one for a second
+//! target (`assign_recovery_target_*` in `src/backend/access/transam/xlogrecovery.c`).
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::pg::TimelineId;
+use crate::pg::control::ControlFile;
+
+use super::target::{Target, for_postgresql};
+
+/// One setting: name and plain value.
+pub type Setting = (&'static str, String);
+
+/// What the server does at the target (`recovery_target_action`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetAction {
+    /// Ends the recovery; the server takes writes on a new timeline.
+    Promote,
+    /// Waits, readable.
+    Pause,
+    /// Stops the server.
+    Shutdown,
+}
+
+impl TargetAction {
+    /// PostgreSQL's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Pause => "pause",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Where replay goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// The command that fetches WAL; see [`restore_command`].
+    pub restore_command: String,
+    /// The moment.
+    pub target: Target,
+    /// Whether replay stops just before it.
+    pub exclusive: bool,
+    /// The timeline, by number.
+    pub timeline: TimelineId,
+    /// What happens there.
+    pub action: TargetAction,
+}
+
+/// The settings of the recovery itself; they go once it is over.
+///
+/// Nothing is archived while they stand: what a recovery wrote becomes part of the archive only when it is known to be
+/// good. Without hot standby a raised `max_connections` in the WAL does not stop replay short of the target; only a
+/// pause needs it.
+pub fn replay(replay: &Replay, major: u32) -> Vec<Setting> {
+    let mut settings = vec![
+        ("restore_command", replay.restore_command.clone()),
+        ("archive_command", String::new()),
+        ("archive_cleanup_command", String::new()),
+        ("recovery_end_command", String::new()),
+        ("primary_conninfo", String::new()),
+        ("primary_slot_name", String::new()),
+        ("hot_standby", if replay.action == TargetAction::Pause { "on" } else { "off" }.to_owned()),
+    ];
+    if major >= 15 {
+        settings.push(("archive_library", String::new()));
+    }
+    let chosen = match &replay.target {
+        Target::Time(time) => Some(("recovery_target_time", for_postgresql(time))),
+        Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+        // PostgreSQL keeps 32 bits of it and takes the epoch from the WAL.
+        Target::Xid(xid) => Some(("recovery_target_xid", (xid & 0xFFFF_FFFF).to_string())),
+        Target::Name(name) => Some(("recovery_target_name", name.clone())),
+        Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
+        Target::Latest => None,
+    };
+    let names = [
+        "recovery_target",
+        "recovery_target_lsn",
+        "recovery_target_name",
+        "recovery_target_time",
+        "recovery_target_xid",
+    ];
+    let others = names.into_iter().filter(|name| chosen.as_ref().is_none_or(|(chosen, _)| chosen != name));
+    settings.extend(others.map(|name| (name, String::new())));
+    settings.extend(chosen);
+    settings.push(("recovery_target_inclusive", if replay.exclusive { "off" } else { "on" }.to_owned()));
+    settings.push(("recovery_target_timeline", replay.timeline.to_string()));
+    settings.push(("recovery_target_action", replay.action.name().to_owned()));
+    settings
+}
+
+/// Where a copy lives beside its original.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySite {
+    /// Its data directory.
+    pub pgdata: PathBuf,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The authentication file of a copy, within its data directory.
+pub const COPY_HBA_FILE: &str = "holdfast_pg_hba.conf";
+
+/// The user-name map of a copy, within its data directory.
+pub const COPY_IDENT_FILE: &str = "holdfast_pg_ident.conf";
+
+/// What [`COPY_HBA_FILE`] says: only through the socket, which only the owner of the directory reaches.
+pub const COPY_HBA: &str = "local all all trust\n";
+
+/// The settings that keep a copy from acting on the world: it archives nothing, replicates nothing, listens only on a
+/// socket in its own directory. They stay for as long as it is a copy.
+pub fn copy(site: &CopySite, control: &ControlFile, major: u32) -> Vec<Setting> {
+    let inside = |name: &str| site.pgdata.join(name).display().to_string();
+    let off = |name| (name, "off".to_owned());
+    let empty = |name| (name, String::new());
+    let mut settings = vec![
+        off("archive_mode"),
+        ("port", site.port.to_string()),
+        empty("listen_addresses"),
+        ("unix_socket_directories", site.pgdata.display().to_string()),
+        ("unix_socket_permissions", "0700".to_owned()),
+        ("hba_file", inside(COPY_HBA_FILE)),
+        ("ident_file", inside(COPY_IDENT_FILE)),
+        empty("external_pid_file"),
+        off("ssl"),
+        off("logging_collector"),
+        ("log_destination", "stderr".to_owned()),
+        empty("synchronous_standby_names"),
+        ("max_logical_replication_workers", "0".to_owned()),
+        // Replay stops at values below the original's (CheckRequiredParameterValues).
+        ("max_connections", control.max_connections.to_string()),
+        ("max_worker_processes", control.max_worker_processes.to_string()),
+        ("max_wal_senders", control.max_wal_senders.to_string()),
+        ("max_prepared_transactions", control.max_prepared_xacts.to_string()),
+        ("max_locks_per_transaction", control.max_locks_per_xact.to_string()),
+    ];
+    if major < 15 {
+        settings.push(("stats_temp_directory", "pg_stat_tmp".to_owned()));
+    }
+    if major >= 17 {
+        settings.push(off("event_triggers"));
+    }
+    settings
+}
+
+/// The text of a configuration file with these settings after it, under a heading.
+pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
+    let mut text = original.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    // Writing to a string cannot fail.
+    let _written = writeln!(text, "# {heading}").is_ok();
+    for (name, value) in settings {
+        let _written = writeln!(text, "{name} = '{}'", value.replace('\\', "\\\\").replace('\'', "''")).is_ok();
+    }
+    text
+}
+
+/// A `restore_command` of these words: each quoted for the shell, every `%` of its own doubled; PostgreSQL's `%f %p` come
+/// last.
+pub fn restore_command(program: &Path, words: &[String]) -> String {
+    let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''")).replace('%', "%%");
+    let mut command = quoted(&program.display().to_string());
+    for word in words {
+        command.push(' ');
+        command.push_str(&quoted(word));
+    }
+    command + " %f %p"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::Lsn;
+
+    fn replay_to(target: Target, major: u32) -> Vec<Setting> {
+        let replay = Replay {
+            restore_command: "x".to_owned(),
+            target,
+            exclusive: true,
+            timeline: TimelineId(3),
+            action: TargetAction::Promote,
+        };
+        super::replay(&replay, major)
+    }
+
+    #[test]
+    fn every_other_target_is_emptied_before_the_chosen_one() {
+        let settings = replay_to(Target::Lsn(Lsn(0x16B_3748)), 15);
+        let names: Vec<_> = settings.iter().map(|(name, _)| *name).collect();
+        let place = |name| names.iter().position(|found| *found == name).unwrap();
+        for other in ["recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid"] {
+            assert!(place(other) < place("recovery_target_lsn"), "{other}");
+            assert_eq!(settings[place(other)].1, "");
+        }
+        assert_eq!(settings[place("recovery_target_lsn")].1, "0/16B3748");
+        assert_eq!(settings[place("recovery_target_timeline")].1, "3");
+        assert_eq!(settings[place("recovery_target_inclusive")].1, "off");
+    }
+
+    #[test]
+    fn the_latest_has_no_target() {
+        let settings = replay_to(Target::Latest, 14);
+        assert!(settings.iter().filter(|(name, _)| *name == "recovery_target_time").all(|(_, value)| value.is_empty()));
+        assert!(!settings.iter().any(|(name, _)| *name == "archive_library"));
+    }
+
+    #[test]
+    fn values_are_quoted_as_postgresql_reads_them() {
+        let text = appended("a = 1", "by a test", &[("restore_command", r"it's \ here".to_owned())]);
+        assert_eq!(text, "a = 1\n# by a test\nrestore_command = 'it''s \\\\ here'\n");
+    }
+
+    #[test]
+    fn a_restore_command_survives_odd_paths() {
+        let command = restore_command(Path::new("/opt/a b/restore-wal"), &["--repo".into(), "/x/100%'s".into()]);
+        assert_eq!(command, r"'/opt/a b/restore-wal' '--repo' '/x/100%%'\''s' %f %p");
+    }
+}

@@ -1,0 +1,127 @@
+//! The moment that a recovery goes to.
+
+use std::fmt;
+
+use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::pg::Lsn;
+
+/// Where replay stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// At the first commit or abort later than this (`recovery_target_time`).
+    Time(DateTime<FixedOffset>),
+    /// At this position (`recovery_target_lsn`).
+    Lsn(Lsn),
+    /// At the end of this transaction (`recovery_target_xid`); with its epoch where one was given.
+    Xid(u64),
+    /// At this restore point (`recovery_target_name`).
+    Name(String),
+    /// As soon as the backup is consistent (`recovery_target = 'immediate'`).
+    Immediate,
+    /// At the end of all WAL.
+    Latest,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(time) => write!(f, "time {}", time.format("%Y-%m-%d %H:%M:%S%.f%:z")),
+            Self::Lsn(lsn) => write!(f, "position {lsn}"),
+            Self::Xid(xid) => write!(f, "transaction {xid}"),
+            Self::Name(name) => write!(f, "restore point {name:?}"),
+            Self::Immediate => f.write_str("the end of the backup"),
+            Self::Latest => f.write_str("the end of all WAL"),
+        }
+    }
+}
+
+/// The text is no moment that can be understood without guessing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no time: write it like \"2026-11-20 03:15:00\" (local time) or \"2026-11-20 03:15:00+01\"")]
+pub struct ParseTimeError(String);
+
+/// Reads a time as PostgreSQL prints it: date and time, with or without fractions of a second, with an offset, `Z` or
+/// `UTC`, or without a zone: then it is in the zone of this host. A date alone is its midnight. A local time that a
+/// clock change makes ambiguous or skips is refused.
+pub fn parse_time(text: &str) -> Result<DateTime<FixedOffset>, ParseTimeError> {
+    let error = || ParseTimeError(text.chars().take(64).collect());
+    let text = text.trim();
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time);
+    }
+    let in_utc = ["Z", "UTC", "utc", "GMT"].iter().find_map(|zone| text.strip_suffix(zone)).map(str::trim_end);
+    if let Some(naive) = in_utc {
+        return parse_naive(naive).map(|naive| naive.and_utc().fixed_offset()).ok_or_else(error);
+    }
+    let with_offset =
+        ["%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"];
+    if let Some(time) = with_offset.iter().find_map(|format| DateTime::parse_from_str(text, format).ok()) {
+        return Ok(time);
+    }
+    let naive = parse_naive(text).ok_or_else(error)?;
+    Local.from_local_datetime(&naive).single().map(|time| time.fixed_offset()).ok_or_else(error)
+}
+
+fn parse_naive(text: &str) -> Option<NaiveDateTime> {
+    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))
+}
+
+/// The time as PostgreSQL reads it without doubt, to the microsecond.
+pub fn for_postgresql(time: &DateTime<FixedOffset>) -> String {
+    time.with_timezone(&Utc).format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("2026-11-20 03:15:00+01", "2026-11-20 02:15:00.000000+00")]
+    #[case("2026-11-20 03:15:00.123456-05:30", "2026-11-20 08:45:00.123456+00")]
+    #[case("2026-11-20T03:15:00Z", "2026-11-20 03:15:00.000000+00")]
+    #[case("2026-11-20 03:15:00.5 UTC", "2026-11-20 03:15:00.500000+00")]
+    #[case("2026-11-20 03:15:00 +0000", "2026-11-20 03:15:00.000000+00")]
+    #[case("2026-11-20 03:15Z", "2026-11-20 03:15:00.000000+00")]
+    fn reads_what_postgresql_prints(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(for_postgresql(&parse_time(text).unwrap()), expected);
+    }
+
+    #[test]
+    fn without_a_zone_it_is_local() {
+        let time = parse_time("2026-11-20 03:15:00").unwrap();
+        let local = NaiveDate::from_ymd_opt(2026, 11, 20).unwrap().and_hms_opt(3, 15, 0).unwrap();
+        assert_eq!(time.naive_local(), local);
+        assert_eq!(parse_time("2026-11-20").unwrap().naive_local(), local.date().and_hms_opt(0, 0, 0).unwrap());
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("yesterday")]
+    #[case("20.11.2026 03:15")]
+    #[case("2026-11-20 25:00:00")]
+    #[case("2026-02-30 03:15:00+00")]
+    fn refuses_to_guess(#[case] text: &str) {
+        assert!(parse_time(text).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(micros in 0_i64..4_000_000_000_000_000) {
+            let time = DateTime::from_timestamp_micros(micros).unwrap().fixed_offset();
+            prop_assert_eq!(parse_time(&for_postgresql(&time)).unwrap(), time);
+        }
+
+        #[test]
+        fn never_panics(text in ".*") {
+            drop(parse_time(&text));
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use common::app::{CommonArgs, Program, exit};
+
+/// Bring one WAL file back, or say truthfully that it does not exist.
+///
+/// For postgresql.conf:  `restore_command` = 'restore-wal --repo /var/lib/holdfast %f %p'
+#[derive(Debug, Parser)]
+#[command(name = "restore-wal", after_help = exit::table(Program::RestoreWal))]
+pub struct Cli {
+    /// Options that every program knows.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// The plan of a recovery: only the segments that it names must be had
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+
+    /// The file's name: PostgreSQL puts it in place of %f
+    #[arg(value_name = "FILE")]
+    pub file: String,
+
+    /// Where it belongs: PostgreSQL puts it in place of %p
+    #[arg(value_name = "DEST")]
+    pub destination: PathBuf,
+}
