@@ -16,6 +16,9 @@ use crate::{Ran, postgres, process, settings, wait};
 /// Holdfast's programs.
 const PROGRAMS: [&str; 6] = ["archive-wal", "restore-wal", "basebackup", "recover", "retention", "verify"];
 
+/// What every program finds configured: a short patience with holes. It also keeps the machine's own file out.
+const CONFIG: &[u8] = b"[restore]\nhole-grace = \"1s\"\n";
+
 /// Where one story's clusters, repositories and sockets lie. Clones are the same place; the last one cleans up.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -40,6 +43,7 @@ impl Sandbox {
         let sandbox = Self { place: Arc::new(place) };
         sandbox.folder("home")?;
         sandbox.folder("s")?;
+        sandbox.write(&sandbox.config(), CONFIG)?;
         Ok(sandbox)
     }
 
@@ -56,6 +60,10 @@ impl Sandbox {
     /// The folder of the servers' sockets; its path is short enough for a socket address.
     pub fn sockets(&self) -> PathBuf {
         self.place.dir.join("s")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.place.dir.join("home/holdfast.toml")
     }
 
     /// A port that no server here has. Ports only tell sockets apart: nothing listens on the network.
@@ -92,7 +100,8 @@ impl Sandbox {
         let path =
             format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", postgres::bin_dir()?.display());
         command.env_clear().env("PATH", path).env("HOME", self.place.dir.join("home"));
-        command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC").current_dir(&self.place.dir);
+        command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env("HOLDFAST_CONFIG", self.config());
+        command.current_dir(&self.place.dir);
         Ok(command)
     }
 
