@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 LOG := target/test.log
+# A story that fails says what it wanted and got; where in the kit it noticed is of no use.
+export RUST_LIB_BACKTRACE ?= 0
 
 .PHONY: help build test soak demo lint fmt postgresql clean
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Ran, Repo, Sandbox, StopMode};
+use e2e::{Cluster, Ran, Repo, Sandbox, StopMode, wait};
 use rstest::rstest;
 
 /// A running cluster that keeps its WAL, one segment of it archived.
@@ -164,10 +164,14 @@ fn partial_segments_and_backup_histories_are_kept() -> Result<()> {
         .collect();
     ensure!(stored.len() == 2, "both partial segments: {stored:?}");
 
-    let history = format!("{}.00000028.backup", scene.segment);
-    scene.archive(&history, b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n")?.success()?;
-    ensure!(scene.repo.find_wal(&history).is_some());
-    Ok(())
+    // A real backup history file, made by a real backup.
+    let (dest, connection) = (scene.sandbox.path().join("base"), scene.cluster.connection()?);
+    let mut args = vec!["-D", dest.to_str().context("text")?, "-X", "none", "-c", "fast", "--no-sync"];
+    args.extend(connection.iter().map(String::as_str));
+    scene.sandbox.run_other("pg_basebackup", &args)?.success()?;
+    wait::until("the backup history file is archived", || {
+        Ok(scene.repo.wal_objects().keys().any(|name| name.ends_with(".backup")))
+    })
 }
 
 /// Whatever is wrong, the archiver must live to try again.
@@ -178,7 +182,7 @@ fn no_failure_kills_the_archiver() -> Result<()> {
     let run = |args: &[&str]| scene.sandbox.run_in(scene.cluster.pgdata(), "archive-wal", args);
     refused(run(&[])?)?;
     refused(run(&["--no-such-option"])?)?;
-    refused(run(&[&path])?)?;
+    refused(run(&[&path])?)?.says(&["--repo", "HOLDFAST_REPO", "holdfast.toml"])?;
     refused(run(&["--repo", "/dev/null/repo", &path])?)?;
     refused(run(&["--repo", scene.repo.arg()?, "pg_wal/000000010000000000000099"])?)?;
     Ok(())

@@ -235,7 +235,7 @@ fn mistakes_of_the_command_line_stop_recovery() -> Result<()> {
     let (segment, dest) = (scene.segment(0)?, "pg_wal/RECOVERYXLOG");
     run(&[])?.stops_recovery()?;
     run(&["--no-such-option"])?.stops_recovery()?;
-    run(&[segment, dest])?.stops_recovery()?;
+    run(&[segment, dest])?.stops_recovery()?.says(&["--repo", "HOLDFAST_REPO", "holdfast.toml"])?;
     run(&["--repo", "/dev/null/repo", segment, dest])?.stops_recovery()?;
     run(&["--repo", scene.repo.arg()?, "--cluster", "nobody", segment, dest])?.stops_recovery()?;
     run(&["--repo", scene.repo.arg()?, "nonsense", dest])?.stops_recovery()?;

@@ -20,16 +20,13 @@ fn every_program_introduces_itself(
 
 /// With nothing configured, every program says how to name a repository.
 #[rstest]
-#[case("archive-wal", &["pg_wal/000000010000000000000001"], 2)]
-#[case("restore-wal", &["000000010000000000000001", "RECOVERYXLOG"], 202)]
-#[case("basebackup", &["list"], 2)]
-#[case("recover", &["list"], 2)]
-#[case("retention", &["--keep-last", "3"], 2)]
-#[case("verify", &["backup", "--all"], 2)]
-fn without_a_repository(#[case] program: &str, #[case] args: &[&str], #[case] code: i32) -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let ran = sandbox.run(program, args)?;
-    ran.expect_code(code)?.says(&["--repo", "HOLDFAST_REPO", "holdfast.toml"])?;
+#[case("basebackup", &["list"])]
+#[case("recover", &["list"])]
+#[case("retention", &["--keep-last", "3"])]
+#[case("verify", &["backup", "--all"])]
+fn without_a_repository(#[case] program: &str, #[case] args: &[&str]) -> Result<()> {
+    let ran = Sandbox::new()?.run(program, args)?;
+    ran.expect_code(2)?.says(&["--repo", "HOLDFAST_REPO", "holdfast.toml"])?;
     Ok(())
 }
 
