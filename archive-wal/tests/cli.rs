@@ -35,8 +35,8 @@ fn without_a_path_it_is_a_usage_error() {
 
 #[test]
 fn a_name_that_postgresql_never_archives_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let repo = dir.path().join("repo");
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let repo = elsewhere.path().join("repo");
     let (code, _, stderr) = run(archive_wal(dir.path()).arg("--repo").arg(&repo).arg("pg_wal/../etc/passwd"));
     assert_eq!(code, 20);
     assert!(stderr.contains("passwd") && stderr.contains("hint:"), "{stderr}");
@@ -45,8 +45,8 @@ fn a_name_that_postgresql_never_archives_is_refused() {
 
 #[test]
 fn without_a_control_file_nothing_is_written() {
-    let dir = tempfile::tempdir().unwrap();
-    let repo = dir.path().join("repo");
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let repo = elsewhere.path().join("repo");
     let (code, _, stderr) =
         run(archive_wal(dir.path()).arg("--repo").arg(&repo).arg("pg_wal/000000010000000000000001"));
     assert_eq!(code, 1);
