@@ -7,6 +7,7 @@ pub(crate) const SYSTEM: u64 = 0x6B00_584F_18F6_FE81;
 pub(crate) const SIZE: u32 = 1 << 20;
 
 /// A log that begins at the start of a segment.
+#[derive(Debug, Clone)]
 pub(crate) struct Writer {
     pub(crate) bytes: Vec<u8>,
     base: u64,
