@@ -2,7 +2,7 @@
 //! and every kind of recovery target as a real recovery stops at it.
 //!
 //! The server is a throw-away cluster with the smallest segments, run by the caller or, when that is root, by the account
-//! `postgres` (or `HOLDFAST_TEST_USER`). Without PostgreSQL the tests say so and pass.
+//! `postgres` (or `HOLDFAST_TEST_USER`). Without PostgreSQL the test says so and passes.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use common::archive::moments::{Located, Moment, Question, locate};
 use common::pg::wal_reader::{Record, RecordKind, RecordReader};
 use common::pg::{ControlFile, Lsn, SegmentSize, TimelineHistory, TimelineId, WalSegmentName};
@@ -68,7 +68,7 @@ log_min_messages = log
 ";
 
 /// A recovery of this much WAL takes a second at most.
-const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(60);
+const RECOVERY_WAIT_MAX: Duration = Duration::from_mins(1);
 
 fn segment_size() -> Result<SegmentSize> {
     SegmentSize::new(1 << 20).context("one mebibyte is a segment's size")
@@ -215,13 +215,18 @@ fn dumped(line: &str) -> Result<(Lsn, String)> {
 }
 
 #[test]
-fn every_record_is_the_one_that_pg_waldump_prints() -> Result<()> {
+fn records_and_stops_are_those_of_postgresql() -> Result<()> {
     let Some(place) = Place::find()? else {
         println!("skipped: needs PostgreSQL's server programs");
         return Ok(());
     };
     work(&place)?;
-    let names = segments(&place)?;
+    every_record_is_the_one_that_pg_waldump_prints(&place)?;
+    a_recovery_stops_where_it_was_foretold(&place)
+}
+
+fn every_record_is_the_one_that_pg_waldump_prints(place: &Place) -> Result<()> {
+    let names = segments(place)?;
     let first = names.first().and_then(|name| name.start(segment_size().ok()?)).context("there is WAL")?;
     let mut command = place.command(&place.bin.join("pg_waldump"));
     // It ends with an error where the WAL ends.
@@ -292,43 +297,33 @@ fn recovered(place: &Place, number: usize, target: &str, exclusive: bool) -> Res
     Ok(TimelineHistory::parse(TimelineId(2), &history)?.begins())
 }
 
-#[test]
-fn a_recovery_stops_where_it_was_foretold() -> Result<()> {
-    let Some(place) = Place::find()? else {
-        println!("skipped: needs PostgreSQL's server programs");
-        return Ok(());
-    };
-    work(&place)?;
-    let all = find(&place, Moment::End, false)?;
+fn a_recovery_stops_where_it_was_foretold(place: &Place) -> Result<()> {
+    let all = find(place, Moment::End, false)?;
     let last = all.last_transaction.context("the workload commits")?;
     ensure!(all.stop.is_none() && all.last_before == Some(last), "{all:?}");
-    let beyond = find(&place, Moment::Time(last.time), false)?;
+    let beyond = find(place, Moment::Time(last.time), false)?;
     ensure!(beyond.stop.is_none(), "nothing is later than the last commit: {beyond:?}");
 
     let name = |name: &str| Moment::Name(name.to_owned());
-    let twice = find(&place, name("twice"), false)?;
+    let twice = find(place, name("twice"), false)?;
     ensure!(twice.occurrences.len() == 2, "{twice:?}");
     let second = twice.occurrences.last().context("a second restore point")?.lsn;
     // The last commit before the second restore point and the first after it.
-    let around = find(&place, Moment::Lsn(second), false)?;
+    let around = find(place, Moment::Lsn(second), false)?;
     let (before, after) = around.last_before.zip(around.first_after).context("commits on both sides")?;
-    let between = before.time + TimeDelta::microseconds(1);
     let time = |time: DateTime<Utc>| format!("recovery_target_time = '{}'", time.format("%Y-%m-%d %H:%M:%S%.6f+00"));
     let xid = |xid: u32| format!("recovery_target_xid = '{xid}'");
     let lsn = |lsn: Lsn| format!("recovery_target_lsn = '{lsn}'");
     let questions = [
         (Moment::Time(before.time), false, time(before.time)),
         (Moment::Time(before.time), true, time(before.time)),
-        (Moment::Time(between), false, time(between)),
-        (Moment::Xid(u64::from(after.xid)), false, xid(after.xid)),
         (Moment::Xid(u64::from(after.xid)), true, xid(after.xid)),
         (Moment::Lsn(Lsn(second.0 - 1)), false, lsn(Lsn(second.0 - 1))),
-        (Moment::Lsn(second), true, lsn(second)),
         (name("twice"), false, "recovery_target_name = 'twice'".to_owned()),
     ];
     for (number, (moment, exclusive, target)) in questions.into_iter().enumerate() {
-        let found = find(&place, moment, exclusive)?.stop.with_context(|| format!("{target} is in the WAL"))?;
-        let forked = recovered(&place, number, &target, exclusive)?;
+        let found = find(place, moment, exclusive)?.stop.with_context(|| format!("{target} is in the WAL"))?;
+        let forked = recovered(place, number, &target, exclusive)?;
         ensure!(forked == found.replay_end, "{target}, exclusive: {exclusive}: forked at {forked}, foretold {found:?}");
     }
     Ok(())
