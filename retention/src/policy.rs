@@ -172,12 +172,17 @@ fn kept_good(catalog: &Catalog, policy: &Policy) -> BTreeMap<BackupId, String> {
     kept
 }
 
-/// The timeline that the cluster is on, as far as its WAL tells: the highest of its newest system that nobody gave up.
+/// The timeline that the cluster is on, as far as WAL and backups tell: the highest of its newest system that nobody
+/// gave up.
 fn present_timeline(catalog: &Catalog) -> Option<(SystemIdentifier, TimelineId)> {
     let system = catalog.newest_system?;
     let inventory = catalog.wal.get(&system)?.inventory.as_ref().ok()?;
-    let timelines = inventory.timelines().into_iter().rev();
-    timelines.into_iter().find(|timeline| !inventory.is_abandoned(*timeline)).map(|timeline| (system, timeline))
+    let backed_up = catalog.backups.values().filter_map(|backup| match &backup.state {
+        State::Complete(record) if record.source.system_identifier == system => Some(record.span.timeline),
+        _ => None,
+    });
+    let known = inventory.timelines().into_iter().chain(backed_up);
+    known.filter(|timeline| !inventory.is_abandoned(*timeline)).max().map(|timeline| (system, timeline))
 }
 
 fn leads_to(catalog: &Catalog, record: &BackupRecord, system: SystemIdentifier, timeline: TimelineId) -> bool {
