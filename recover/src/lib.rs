@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Brings a cluster back to a moment, or a copy of it to another place.
+//!
+//! `recover run` goes through eight steps: check, stop, preserve, extract, configure, place, start, verify. The first
+//! touches nothing and proves the plan; what the third moves aside stays whole and startable; every change is in the
+//! journal before it is made, so that `recover rollback` undoes from wherever a run ended. Nothing is archived from the
+//! recovered server before the eighth step has passed, and no run reports success short of its target.
+//!
+//! Data flows one way: [`cli`] → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
+
+mod cli;
+mod facts;
+mod finish;
+mod journal;
+mod list;
+mod place;
+mod plan;
+mod report;
+mod rollback;
+mod run;
+mod steps;
+mod windows;
+
+pub use cli::Cli;
+
+use common::app::{Context, Outcome};
+
+use crate::cli::Command;
+
+/// Carries out one command.
+pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    match &cli.command {
+        Command::List => list::run(ctx),
+        Command::Windows => windows::run(ctx),
+        Command::Run(args) => run::run(args, cli, ctx),
+        Command::Finish => finish::run(cli, ctx),
+        Command::Rollback(args) => rollback::run(args, cli, ctx),
+    }
+}

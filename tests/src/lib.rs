@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The kit of the stories: real PostgreSQL clusters, the real programs, damage and an oracle.
+//!
+//! A story (`tests/stories/`) makes a [`Sandbox`], a [`Repo`] and a [`Cluster`] in it, runs Holdfast's programs
+//! through [`Sandbox::run`] or the cluster's short forms, and compares what came back with what the WAL says
+//! ([`Oracle`]). Nothing is mocked. Started by root, the servers and the programs run as the account `postgres`, as
+//! they would on a server; started by anyone else, as that user.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`account`] | who runs the servers and programs |
+//! | [`process`] | child processes with deadlines, and processes found by number |
+//! | [`sandbox`] | a temporary folder that leaves neither files nor servers behind |
+//! | [`postgres`] | where PostgreSQL's programs are |
+//! | [`cluster`] | a cluster: made, started, killed, asked |
+//! | [`repository`] | a repository's objects, and damage done to them |
+//! | [`workload`] | an application that writes while the story goes on |
+//! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
+//! | [`wait`] | waiting for a condition, never for a time |
+//! | [`settings`] | seeds, rounds, and tests that must be skipped |
+//!
+//! Every function returns an error rather than panicking; a story ends with `?`.
+
+pub mod account;
+pub mod cluster;
+pub mod oracle;
+pub mod postgres;
+pub mod process;
+pub mod repository;
+pub mod sandbox;
+pub mod settings;
+pub mod wait;
+pub mod workload;
+
+pub use cluster::{Cluster, StopMode};
+pub use oracle::Oracle;
+pub use process::Ran;
+pub use repository::Repo;
+pub use sandbox::Sandbox;
+pub use workload::Workload;

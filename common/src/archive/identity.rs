@@ -61,6 +61,15 @@ pub fn data_directory(wal_file: &Path, configured: Option<&Path>) -> PathBuf {
 /// Reads the control file of a data directory. A checksum that does not match is read again for two seconds, since a
 /// running server rewrites the file in place.
 pub fn read_control(pgdata: &Path) -> anyhow::Result<ControlFile> {
+    read_whole(pgdata).map(|(control, _)| control)
+}
+
+/// The bytes of the control file, read as by [`read_control`]: they parse and their checksum is right.
+pub fn read_control_bytes(pgdata: &Path) -> anyhow::Result<Vec<u8>> {
+    read_whole(pgdata).map(|(_, bytes)| bytes)
+}
+
+fn read_whole(pgdata: &Path) -> anyhow::Result<(ControlFile, Vec<u8>)> {
     let path = pgdata.join(CONTROL_FILE);
     let mut last = None;
     let control = poll(Deadline::after(TORN_READ_WAIT_MAX), Duration::from_millis(20), &Cancel::default(), || {
@@ -68,7 +77,8 @@ pub fn read_control(pgdata: &Path) -> anyhow::Result<ControlFile> {
             Advice::failed(format!("read {}", path.display()))
                 .hint("name the server's data directory with -D, and run as the user that owns it")
         })?;
-        Ok(ControlFile::parse(&bytes).map_err(|err| last = Some(err)).ok())
+        let control = ControlFile::parse(&bytes).map_err(|err| last = Some(err)).ok();
+        Ok(control.map(|control| (control, bytes)))
     })?;
     control.ok_or_else(|| {
         let reason = last.map_or_else(String::new, |err| format!(": {err}"));

@@ -2,6 +2,7 @@
 
 pub mod choose;
 pub mod extract;
+pub mod follow;
 pub mod salvage;
 pub mod settings;
 pub mod target;

@@ -18,6 +18,7 @@ use super::parameters::{Parameters, SslMode, TargetSession};
 use super::session::Wait;
 use super::tls;
 use crate::report::{Advice, Cancel};
+use crate::units::Took;
 
 /// The name under which Holdfast appears in `pg_stat_activity` when the parameters say none.
 const APPLICATION_NAME: &str = "holdfast";
@@ -219,18 +220,17 @@ impl Opener<'_> {
                 ConnectError::NotReady(advise(why, None))
             }
             Refusal::TimedOut(limit) => {
-                let why = format!("no answer within {} seconds", limit.as_secs());
+                let why = format!("no answer within {}", Took(limit));
                 let hint = "connect_timeout sets the limit; a firewall may be in between".to_owned();
                 ConnectError::NoServer(advise(why, Some(hint)))
             }
             Refusal::Io(error) => {
                 let why = describe(&error);
                 let hint = hint(&error, endpoint, self.info);
-                match error.code() {
-                    Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => ConnectError::NotReady(advise(why, hint)),
-                    Some(_) => ConnectError::Failed(advise(why, hint)),
-                    None if io_kind(&error).is_some() => ConnectError::NoServer(advise(why, hint)),
-                    None => ConnectError::Failed(advise(why, hint)),
+                match severity(&error) {
+                    Severity::NoServer => ConnectError::NoServer(advise(why, hint)),
+                    Severity::NotReady => ConnectError::NotReady(advise(why, hint)),
+                    Severity::Refused => ConnectError::Failed(advise(why, hint)),
                 }
             }
         }
@@ -269,7 +269,8 @@ fn ways(mode: SslMode, place: &Place) -> &'static [Wire] {
 fn other_way_may_help(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-        None => io_kind(error).is_none_or(|kind| kind == std::io::ErrorKind::InvalidData),
+        // The library tells its kinds of errors apart by these words alone.
+        None => error.to_string() == "error performing TLS handshake",
     }
 }
 
@@ -287,6 +288,27 @@ async fn fits(client: &Client, target: TargetSession) -> Result<bool, tokio_post
         tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some(wanted),
         _ => false,
     }))
+}
+
+/// What an error of the connection says about the server.
+enum Severity {
+    NoServer,
+    NotReady,
+    Refused,
+}
+
+fn severity(error: &tokio_postgres::Error) -> Severity {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, UnexpectedEof};
+    // A server that goes down closes connections, with or without a word.
+    let going = [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
+    match (error.code(), io_kind(error)) {
+        (Some(code), _) if going.contains(code) => Severity::NotReady,
+        (None, Some(UnexpectedEof)) => Severity::NotReady,
+        (None, None) if error.is_closed() => Severity::NotReady,
+        // The peer was reached; its answer, a certificate, a name or a permission is what is wrong.
+        (Some(_), _) | (None, None | Some(InvalidData | InvalidInput | PermissionDenied)) => Severity::Refused,
+        (None, Some(_)) => Severity::NoServer,
+    }
 }
 
 /// The system's error at the root, if there is one.

@@ -132,7 +132,11 @@ impl ServerFacts {
     /// The folders of its sockets; a leading `@` means an abstract one.
     pub fn socket_directories(&self) -> Vec<PathBuf> {
         let list = self.setting("unix_socket_directories").unwrap_or_default();
-        list.split(',').map(|one| one.trim().trim_matches('"')).filter(|one| !one.is_empty()).map(PathBuf::from).collect()
+        list.split(',')
+            .map(|one| one.trim().trim_matches('"'))
+            .filter(|one| !one.is_empty())
+            .map(PathBuf::from)
+            .collect()
     }
 
     /// The configuration files that lie outside the data directory.
@@ -147,9 +151,9 @@ impl ServerFacts {
 pub fn facts(session: &mut Session) -> anyhow::Result<ServerFacts> {
     let version = session.version();
     let settings = settings(session).context("read the server's settings")?;
-    let expected = SETTINGS.iter().filter(|name| {
-        NOT_EVERYWHERE.iter().all(|(newer, since)| newer != *name || version.major() >= *since)
-    });
+    let expected = SETTINGS
+        .iter()
+        .filter(|name| NOT_EVERYWHERE.iter().all(|(newer, since)| newer != *name || version.major() >= *since));
     let mut unreadable: Vec<String> =
         expected.filter(|name| !settings.contains_key(**name)).map(|name| (*name).to_owned()).collect();
     let config_files = config_files(session, &settings, &mut unreadable)?;
@@ -175,7 +179,11 @@ fn settings(session: &mut Session) -> anyhow::Result<BTreeMap<String, String>> {
     let names: Vec<String> = SETTINGS.iter().map(|name| quote_literal(name)).collect();
     let sql = format!("SELECT name, setting FROM pg_settings WHERE name IN ({})", names.join(", "));
     let rows = session.rows(&sql)?;
-    Ok(rows.into_iter().filter_map(|row| <[Option<String>; 2]>::try_from(row).ok()).filter_map(|[n, v]| Some((n?, v?))).collect())
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| <[Option<String>; 2]>::try_from(row).ok())
+        .filter_map(|[n, v]| Some((n?, v?)))
+        .collect())
 }
 
 fn config_files(

@@ -1,12 +1,22 @@
 //! A running PostgreSQL and its programs: how it is reached, asked, backed up, stopped and started.
 //!
 //! Knows nothing of repositories, and reads no environment: callers pass in what it may say.
+//!
+//! [`resolve`] turns flags, files and variables into a [`Conninfo`], [`Session::connect`] opens a session with it;
+//! [`backup`] and [`facts`] work through sessions. [`Programs`] finds the installation whose `pg_ctl` [`stop`] and
+//! [`start`] use, and [`running`] tells from the files of a data directory whether a server is at work there.
 
+pub mod backup;
 mod connect;
 mod conninfo;
+mod control;
+mod facts;
 mod keyword;
 mod parameters;
 mod passfile;
+mod postmaster;
+mod probe;
+mod programs;
 mod resolve;
 mod service;
 mod session;
@@ -14,5 +24,10 @@ mod tls;
 mod uri;
 
 pub use conninfo::{Conninfo, Endpoint, Place, Secret};
+pub use control::{StartOptions, StopMode, StopOutcome, start, stop};
+pub use facts::{ServerFacts, Tablespace, facts};
+pub use postmaster::{PidFile, Postmaster, StartCommand, processes, running};
+pub use probe::{Probe, probe};
+pub use programs::{Programs, Search, major_of};
 pub use resolve::{Sources, resolve};
 pub use session::{ServerVersion, Session, SqlError, quote_literal};

@@ -15,7 +15,7 @@ use crate::sys::process;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PidFile {
     /// The postmaster's process, or that of a single-user server.
-    pub pid: u32,
+    pub pid: i32,
     /// Whether it is a single-user server, which writes its number negated.
     pub single_user: bool,
     /// The data directory.
@@ -46,12 +46,12 @@ impl PidFile {
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut lines = text.lines().map(str::trim);
         let first = lines.next().unwrap_or_default();
-        let number: i32 = first.parse().ok().filter(|number| *number != 0).with_context(|| {
+        let number: i32 = first.parse().ok().filter(|number| !matches!(*number, 0 | i32::MIN)).with_context(|| {
             format!("the first line is {first:?} and no process number (a server may just be starting)")
         })?;
         let mut next = || lines.next().filter(|line| !line.is_empty());
         Ok(Self {
-            pid: number.unsigned_abs(),
+            pid: number.abs(),
             single_user: number < 0,
             data_directory: next().unwrap_or_default().into(),
             start_time: next().and_then(|line| line.parse().ok()),
@@ -82,7 +82,7 @@ pub fn running(pgdata: &Path) -> anyhow::Result<Option<Postmaster>> {
 
 /// The processes that work in `pgdata`: a postmaster and its children, or children whose postmaster was killed and
 /// which still write. Only processes that the caller may look at are seen.
-pub fn processes(pgdata: &Path) -> anyhow::Result<Vec<u32>> {
+pub fn processes(pgdata: &Path) -> anyhow::Result<Vec<i32>> {
     let pgdata = canonical(pgdata)?;
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("list /proc")? {
@@ -96,18 +96,18 @@ pub fn processes(pgdata: &Path) -> anyhow::Result<Vec<u32>> {
     Ok(found)
 }
 
-fn belongs(pid: u32, pgdata: &Path) -> anyhow::Result<bool> {
+fn belongs(pid: i32, pgdata: &Path) -> anyhow::Result<bool> {
     Ok(match working_directory(pid) {
         Ok(own) => own == canonical(pgdata)?,
         Err(_) => is_postgres(pid),
     })
 }
 
-fn working_directory(pid: u32) -> std::io::Result<PathBuf> {
+fn working_directory(pid: i32) -> std::io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/cwd"))
 }
 
-fn is_postgres(pid: u32) -> bool {
+fn is_postgres(pid: i32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     ["postgres", "postmaster"].iter().any(|own| name.contains(own))
 }
@@ -194,6 +194,7 @@ mod tests {
     #[case("0\n")]
     #[case("x\n/data\n")]
     #[case("99999999999\n")]
+    #[case("-2147483648\n")]
     fn refuses(#[case] text: &str) {
         assert!(PidFile::parse(text).is_err());
     }
@@ -237,22 +238,26 @@ mod tests {
     #[case("postgres \"-c\" \"\"\n", "postgres", &["-c", ""])]
     fn reads_options(#[case] text: &str, #[case] program: &str, #[case] arguments: &[&str]) {
         let found = StartCommand::parse(text).unwrap();
-        assert_eq!((found.program.as_path(), found.arguments), (Path::new(program), arguments.iter().map(|a| (*a).to_owned()).collect()));
+        assert_eq!(
+            (found.program.as_path(), found.arguments),
+            (Path::new(program), arguments.iter().map(|a| (*a).to_owned()).collect())
+        );
     }
 
     proptest! {
         #[test]
         fn never_panics(text in ".*", lines in "(-?[0-9]{0,11}\n?){0,9}", options in "[a \"\n]{0,20}") {
-            let _ = PidFile::parse(&text);
-            let _ = PidFile::parse(&lines);
-            let _ = StartCommand::parse(&text);
-            let _ = StartCommand::parse(&options);
+            drop(PidFile::parse(&text));
+            drop(PidFile::parse(&lines));
+            drop(StartCommand::parse(&text));
+            drop(StartCommand::parse(&options));
         }
 
         #[test]
         fn round_trips_options(arguments in proptest::collection::vec("[^\"]{0,9}", 0..5)) {
-            let quoted: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
-            let found = StartCommand::parse(&format!("/bin/postgres{quoted}\n")).unwrap();
+            let mut line = vec!["/bin/postgres".to_owned()];
+            line.extend(arguments.iter().map(|argument| format!("\"{argument}\"")));
+            let found = StartCommand::parse(&(line.join(" ") + "\n")).unwrap();
             prop_assert_eq!(found.arguments, arguments);
         }
     }

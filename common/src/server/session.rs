@@ -16,6 +16,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use super::connect::{self, ConnectError, Connection};
 use super::conninfo::Conninfo;
 use crate::report::{Advice, Cancel, Interrupted};
+use crate::units::Took;
 
 /// How soon a blocking call notices that it is to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -164,7 +165,7 @@ impl Session {
             Wait::TimedOut(limit) => {
                 self.cancel_statement();
                 let shown = shorten(sql);
-                Err(Advice::failed(format!("run {shown:?}: no answer within {} seconds", limit.as_secs())).into())
+                Err(Advice::failed(format!("run {shown:?}: no answer within {}", Took(limit))).into())
             }
         }
     }
@@ -334,7 +335,7 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
         let text = format!("host={} user=u dbname=d connect_timeout=1", directory.path().display());
         let error = Session::connect(&Conninfo::parse(&text).unwrap(), &Cancel::default()).unwrap_err();
-        assert!(error.to_string().ends_with("no answer within 1 seconds"), "{error:#}");
+        assert!(error.to_string().ends_with("no answer within 1.0 s"), "{error:#}");
     }
 
     #[test]
@@ -345,6 +346,6 @@ mod tests {
         let cancel = Cancel::default();
         cancel.cancel();
         let error = Session::connect(&Conninfo::parse(&text).unwrap(), &cancel).unwrap_err();
-        assert!(error.chain().any(|cause| cause.is::<Interrupted>()), "{error:#}");
+        assert!(error.chain().any(<dyn std::error::Error>::is::<Interrupted>), "{error:#}");
     }
 }

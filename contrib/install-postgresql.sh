@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Installs what the tests and the demonstration need and this machine lacks: a PostgreSQL server (14 to 18) and the
+# stock compression tools. Does nothing, and needs no rights, when all of it is there.
+set -euo pipefail
+
+missing_tools() {
+    local tool
+    for tool in zstd lz4 gzip tar setpriv psql; do
+        command -v "$tool" >/dev/null || echo "$tool"
+    done
+    have_server || echo "a PostgreSQL server"
+}
+
+# The same places, in the same order, as tests/src/postgres.rs.
+have_server() {
+    local dir
+    for dir in "${HOLDFAST_TEST_PG_BIN:-}" /usr/lib/postgresql/1[4-8]/bin /usr/pgsql-1[4-8]/bin \
+        "$(pg_config --bindir 2>/dev/null || true)"; do
+        [[ -n $dir && -x $dir/initdb && -x $dir/pg_waldump && -x $dir/pg_verifybackup ]] && return 0
+    done
+    return 1
+}
+
+as_root() {
+    if [[ $(id -u) == 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "install-postgresql: $* needs root, and there is no sudo: run it as root, then try again" >&2
+        exit 1
+    fi
+}
+
+install_with_apt() {
+    # Debian would make and start a cluster of its own; the tests make theirs. Left alone where it is configured.
+    local config=/etc/postgresql-common/createcluster.d/holdfast-tests.conf
+    if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
+        as_root mkdir -p "${config%/*}"
+        echo 'create_main_cluster = false' | as_root tee "$config" >/dev/null
+    fi
+    as_root apt-get update -qq
+    local server=postgresql-15
+    apt-cache show "$server" >/dev/null 2>&1 || server=postgresql
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "$server" postgresql-client-common zstd lz4 gzip tar util-linux
+}
+
+install_with_dnf() {
+    as_root dnf install -y -q postgresql-server postgresql-contrib postgresql zstd lz4 gzip tar util-linux
+}
+
+missing=$(missing_tools)
+[[ -z $missing ]] && exit 0
+echo "install-postgresql: missing: ${missing//$'\n'/, }" >&2
+if command -v apt-get >/dev/null; then
+    install_with_apt
+elif command -v dnf >/dev/null; then
+    install_with_dnf
+else
+    echo "install-postgresql: neither apt-get nor dnf here: install PostgreSQL 14 to 18 with its server programs by hand" >&2
+    exit 1
+fi
+
+missing=$(missing_tools)
+if [[ -n $missing ]]; then
+    echo "install-postgresql: installed, but still missing: ${missing//$'\n'/, }" >&2
+    exit 1
+fi

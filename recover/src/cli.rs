@@ -1,0 +1,262 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use common::app::{CommonArgs, Program, ServerArgs, exit};
+use common::pg::{Lsn, TimelineId};
+use common::repo::BackupId;
+use common::restore::choose::WantedTimeline;
+use common::restore::settings::TargetAction;
+use common::restore::target::{ParseTimeError, Target, parse_time};
+
+/// Bring a PostgreSQL cluster back to a moment.
+#[derive(Debug, Parser)]
+#[command(name = "recover", after_help = exit::table(Program::Recover))]
+pub struct Cli {
+    /// Options that every program knows.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// How the recovered server is reached for its last check.
+    #[command(flatten)]
+    pub server: ServerArgs,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the backups
+    List,
+    /// Show which moments can be reached, and where WAL is missing
+    Windows,
+    /// Recover the cluster in -D DIR, or make a copy there, in eight steps
+    Run(Box<RunArgs>),
+    /// Check a recovered server that somebody else started, and let it archive again
+    Finish,
+    /// Undo a recovery: put the preserved data directory back
+    Rollback(RollbackArgs),
+}
+
+/// Options of `recover run`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub struct RunArgs {
+    /// Recover up to this time, such as "2026-11-20 03:15:00"; local time unless it has an offset
+    #[arg(long, value_name = "TIME", value_parser = parse_time_argument, group = "target")]
+    target_time: Option<Target>,
+
+    /// Recover up to this WAL position
+    #[arg(long, value_name = "LSN", group = "target")]
+    target_lsn: Option<Lsn>,
+
+    /// Recover up to the end of this transaction
+    #[arg(long, value_name = "XID", group = "target")]
+    target_xid: Option<u64>,
+
+    /// Recover up to this restore point (pg_create_restore_point)
+    #[arg(long, value_name = "NAME", group = "target")]
+    target_name: Option<String>,
+
+    /// Recover only until the backup is consistent
+    #[arg(long, group = "target")]
+    target_immediate: bool,
+
+    /// Recover to the end of all WAL (the default)
+    #[arg(long, group = "target")]
+    target_latest: bool,
+
+    /// Stop just before the target, not just after it
+    #[arg(long)]
+    pub target_exclusive: bool,
+
+    /// The timeline to recover along: a number, "latest" or "current" (the backup's) [default: latest]
+    #[arg(long, value_name = "TIMELINE", value_parser = parse_timeline)]
+    target_timeline: Option<Timeline>,
+
+    /// What the server does at the target
+    #[arg(long, value_enum, default_value = "promote")]
+    target_action: Action,
+
+    /// The backup to begin with [default: the newest one before the target]
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<BackupId>,
+
+    /// What DIR becomes [default: production when it is the backup's own data directory, else a copy]
+    #[arg(long = "as", value_name = "KIND", value_enum)]
+    pub role: Option<Role>,
+
+    /// Put the tablespace of OLD into NEW; once for each tablespace
+    #[arg(short = 'T', long = "tablespace-mapping", value_name = "OLD=NEW", value_parser = parse_mapping)]
+    pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+
+    /// How many parts are unpacked at once [default: the number of processors, at most 4]
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+
+    /// Stop before the server is started; `recover finish` ends the work once it runs
+    #[arg(long)]
+    pub no_start: bool,
+
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask before the data directory is replaced
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `recover rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// Do not ask before what the recovered server wrote is set aside
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// What a recovered data directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The cluster itself: it archives again once the recovery is verified.
+    Production,
+    /// A copy beside it: it archives nothing and has its own port and socket.
+    Copy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Action {
+    Promote,
+    Pause,
+    Shutdown,
+}
+
+/// A wanted timeline as an argument.
+#[derive(Debug, Clone, Copy)]
+struct Timeline(WantedTimeline);
+
+impl RunArgs {
+    /// The moment that was asked for.
+    pub fn target(&self) -> Target {
+        self.target_time
+            .clone()
+            .or(self.target_lsn.map(Target::Lsn))
+            .or(self.target_xid.map(Target::Xid))
+            .or(self.target_name.clone().map(Target::Name))
+            .or(self.target_immediate.then_some(Target::Immediate))
+            .unwrap_or(Target::Latest)
+    }
+
+    /// The timeline that was asked for.
+    pub fn timeline(&self) -> WantedTimeline {
+        self.target_timeline.map_or(WantedTimeline::Newest, |timeline| timeline.0)
+    }
+
+    /// What happens at the target.
+    pub fn action(&self) -> TargetAction {
+        match self.target_action {
+            Action::Promote => TargetAction::Promote,
+            Action::Pause => TargetAction::Pause,
+            Action::Shutdown => TargetAction::Shutdown,
+        }
+    }
+}
+
+fn parse_time_argument(text: &str) -> Result<Target, ParseTimeError> {
+    parse_time(text).map(Target::Time)
+}
+
+fn parse_timeline(text: &str) -> Result<Timeline, String> {
+    let number = match text {
+        "latest" => return Ok(Timeline(WantedTimeline::Newest)),
+        "current" => return Ok(Timeline(WantedTimeline::OfBackup)),
+        _ => text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u32::from_str_radix(hex, 16)),
+    };
+    match number {
+        Ok(number) if number > 0 => Ok(Timeline(WantedTimeline::Number(TimelineId(number)))),
+        _ => Err("a timeline is a number from 1 on, \"latest\" or \"current\"".to_owned()),
+    }
+}
+
+/// `OLD=NEW` as pg_basebackup takes it: both absolute, a `=` of the path itself written `\=`.
+fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let mut parts = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' if characters.peek() == Some(&'=') => {
+                characters.next();
+                parts.last_mut().map(|part| part.push('=')).unwrap_or_default();
+            }
+            '=' => parts.push(String::new()),
+            other => parts.last_mut().map(|part| part.push(other)).unwrap_or_default(),
+        }
+    }
+    match &parts[..] {
+        [old, new] if old.starts_with('/') && new.starts_with('/') => Ok((tidy(old), tidy(new))),
+        _ => Err("write it as OLD=NEW, two absolute paths; \\= stands for a = in a path".to_owned()),
+    }
+}
+
+fn tidy(path: &str) -> PathBuf {
+    std::path::Path::new(path).components().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use rstest::rstest;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[rstest]
+    #[case("/a=/b", "/a", "/b")]
+    #[case(r"/a\=x=/b/", "/a=x", "/b")]
+    fn reads_a_mapping(#[case] text: &str, #[case] old: &str, #[case] new: &str) {
+        assert_eq!(parse_mapping(text).unwrap(), (old.into(), new.into()));
+    }
+
+    #[rstest]
+    #[case("/a")]
+    #[case("a=/b")]
+    #[case("/a=b")]
+    #[case("/a=/b=/c")]
+    #[case("")]
+    fn refuses_half_a_mapping(#[case] text: &str) {
+        assert!(parse_mapping(text).is_err());
+    }
+
+    #[rstest]
+    #[case(&["--target-lsn", "0/16B3748"], Target::Lsn(Lsn(0x16B_3748)))]
+    #[case(&["--target-xid", "750"], Target::Xid(750))]
+    #[case(&["--target-name", "before"], Target::Name("before".into()))]
+    #[case(&["--target-immediate"], Target::Immediate)]
+    #[case(&["--target-latest"], Target::Latest)]
+    #[case(&[], Target::Latest)]
+    fn one_target_at_a_time(#[case] args: &[&str], #[case] expected: Target) {
+        let line = ["recover", "run", "-D", "/x"].iter().chain(args);
+        let Command::Run(run) = Cli::try_parse_from(line).unwrap().command else { panic!("not run") };
+        assert_eq!(run.target(), expected);
+        let twice = ["recover", "run", "-D", "/x", "--target-lsn", "0/1", "--target-xid", "1"];
+        assert!(Cli::try_parse_from(twice).is_err());
+    }
+
+    #[rstest]
+    #[case("latest", WantedTimeline::Newest)]
+    #[case("current", WantedTimeline::OfBackup)]
+    #[case("3", WantedTimeline::Number(TimelineId(3)))]
+    #[case("0x1A", WantedTimeline::Number(TimelineId(26)))]
+    fn reads_a_timeline(#[case] text: &str, #[case] expected: WantedTimeline) {
+        assert_eq!(parse_timeline(text).unwrap().0, expected);
+        assert!(parse_timeline("0").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! Gathers everything that a plan is made of; touches nothing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use common::app::{Context, RepositorySetting};
+use common::archive::{Identity, Repository, backups, identity, inventory};
+use common::pg::SystemIdentifier;
+use common::pg::control::ControlFile;
+use common::repo::chain::Inventory;
+use common::repo::records::BackupRecord;
+use common::report::Advice;
+use common::restore::salvage::{self, Tail};
+use common::server::{self, Postmaster};
+use common::sys::{identity as host, space};
+
+use crate::place::Place;
+
+/// What is known before anything is decided.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// The time.
+    pub(crate) now: DateTime<Utc>,
+    /// This host's name.
+    pub(crate) host: String,
+    /// The data directory, as it is now.
+    pub(crate) directory: Directory,
+    /// The system whose backups are looked at.
+    pub(crate) system: SystemIdentifier,
+    /// Its whole backups, oldest first.
+    pub(crate) backups: Vec<BackupRecord>,
+    /// Its archived WAL.
+    pub(crate) archive: Inventory,
+    /// WAL in the data directory's own `pg_wal`.
+    pub(crate) tail: Tail,
+}
+
+/// What lies at the data directory.
+#[derive(Debug)]
+pub(crate) enum Directory {
+    /// Nothing, or an empty directory.
+    Free {
+        /// Whether the empty directory is there.
+        exists: bool,
+    },
+    /// A cluster.
+    Cluster(Box<OldCluster>),
+    /// Something else.
+    Foreign,
+}
+
+/// A cluster that lies where the recovered one shall be.
+#[derive(Debug)]
+pub(crate) struct OldCluster {
+    /// Its control file, when that can be read.
+    pub(crate) control: Option<ControlFile>,
+    /// Its server, when one runs.
+    pub(crate) server: Option<Postmaster>,
+    /// Where `pg_wal` leads when it is a link.
+    pub(crate) pg_wal_link: Option<PathBuf>,
+    /// Where the links in `pg_tblspc` lead, by object id.
+    pub(crate) tablespace_links: Vec<(u32, PathBuf)>,
+    /// Whether the directory is a mount point and cannot be renamed.
+    pub(crate) is_mount_point: bool,
+}
+
+impl Directory {
+    /// The cluster that lies there.
+    pub(crate) fn cluster(&self) -> Option<&OldCluster> {
+        match self {
+            Self::Cluster(cluster) => Some(cluster),
+            Self::Free { .. } | Self::Foreign => None,
+        }
+    }
+}
+
+/// Opens the first configured repository.
+pub(crate) fn open_repository(ctx: &Context) -> anyhow::Result<Repository> {
+    let setting: &RepositorySetting = ctx.first_repository()?;
+    ctx.open(setting)
+}
+
+/// Gathers the facts for this place.
+pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> anyhow::Result<Facts> {
+    let directory = look_at(&place.pgdata)?;
+    let all = backups::complete(repository)?;
+    let own = directory.cluster().and_then(|cluster| cluster.control.as_ref()).map(|control| control.system_identifier);
+    let newest = all.last().map(|backup| backup.source.system_identifier);
+    let known = own.filter(|system| all.iter().any(|backup| backup.source.system_identifier == *system));
+    let system = known.or(newest).ok_or_else(|| {
+        Advice::failed(format!("there is no whole backup of cluster \"{}\" in {}", ctx.settings.cluster.value, repository.describe()))
+            .hint("basebackup list shows what there is; another --cluster or --repo may hold it")
+    })?;
+    let backups: Vec<_> = all.into_iter().filter(|backup| backup.source.system_identifier == system).collect();
+    let size = backups.first().map(|backup| backup.source.segment_size).context("no backup is left")?;
+    let archive = inventory::read(repository, system, size)?;
+    let tail = match directory.cluster().and_then(|cluster| cluster.control.as_ref()) {
+        Some(control) if control.system_identifier == system => {
+            salvage::survey(&place.pgdata.join("pg_wal"), &Identity::of(control))?
+        }
+        _ => Tail::default(),
+    };
+    Ok(Facts { now: ctx.clock.now(), host: host::host_name(), directory, system, backups, archive, tail })
+}
+
+fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {
+    let looking = || format!("look into {}", pgdata.display());
+    let mut entries = match std::fs::read_dir(pgdata) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Directory::Free { exists: false }),
+        entries => entries.with_context(looking)?,
+    };
+    if !pgdata.join("PG_VERSION").exists() && !pgdata.join("global/pg_control").exists() {
+        return Ok(if entries.next().is_none() { Directory::Free { exists: true } } else { Directory::Foreign });
+    }
+    Ok(Directory::Cluster(Box::new(OldCluster {
+        control: identity::read_control(pgdata).ok(),
+        server: server::running(pgdata)?,
+        pg_wal_link: link_target(&pgdata.join("pg_wal"))?,
+        tablespace_links: tablespace_links(&pgdata.join("pg_tblspc"))?,
+        is_mount_point: space::is_mount_point(pgdata).with_context(looking)?,
+    })))
+}
+
+fn link_target(path: &Path) -> anyhow::Result<Option<PathBuf>> {
+    match std::fs::read_link(path) {
+        Ok(target) => Ok(Some(path.parent().unwrap_or(path).join(target))),
+        Err(err) if matches!(err.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput) => Ok(None),
+        Err(err) => Err(err).with_context(|| format!("read the link {}", path.display())),
+    }
+}
+
+fn tablespace_links(pg_tblspc: &Path) -> anyhow::Result<Vec<(u32, PathBuf)>> {
+    let mut links = Vec::new();
+    let entries = match std::fs::read_dir(pg_tblspc) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(links),
+        entries => entries.with_context(|| format!("read {}", pg_tblspc.display()))?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("read {}", pg_tblspc.display()))?;
+        let oid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some((oid, target)) = oid.zip(link_target(&entry.path())?) {
+            links.push((oid, target));
+        }
+    }
+    links.sort_unstable();
+    Ok(links)
+}

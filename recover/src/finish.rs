@@ -1,0 +1,46 @@
+//! `recover finish`: the last check of a server that somebody else started, or that waited at its target.
+
+use common::app::{Context, Outcome};
+use common::report::Advice;
+use common::restore::follow::RECOVERY_SIGNAL;
+
+use crate::cli::Cli;
+use crate::facts;
+use crate::journal::{Journal, Stage};
+use crate::place::Place;
+use crate::steps::{self, Site};
+
+/// Checks the server and lets it archive again. Calling it twice changes nothing.
+pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    let place = Place::of(ctx)?;
+    let pgdata = place.pgdata.display().to_string();
+    let mut journal = Journal::read(&place)?.ok_or_else(|| {
+        Advice::refused(format!("no recovery of {pgdata} is known")).hint("recover run begins one")
+    })?;
+    if journal.stage == Stage::Done {
+        ctx.output.line("the recovery is finished already")?;
+        return Ok(Outcome::Done);
+    }
+    if journal.stage < Stage::Placed || journal.stage == Stage::RolledBack {
+        return Err(Advice::refused(format!("the recovery of {pgdata} did not get as far as a start"))
+            .hint(format!("recover rollback -D {pgdata} undoes it"))
+            .into());
+    }
+    if place.pgdata.join(RECOVERY_SIGNAL).exists() {
+        return Err(Advice::refused(format!("the recovery of {pgdata} still goes on, or its server was not started"))
+            .hint("start the server; where it waits at its target, run SELECT pg_wal_replay_resume()")
+            .into());
+    }
+    let repository = facts::open_repository(ctx)?;
+    let programs = steps::programs(journal.plan.major, &place, ctx)?;
+    let site = Site { place, repository, programs, cli, ctx };
+    let seen = steps::verify::release(&mut journal, &site)?;
+    ctx.output.line(&seen)?;
+    for line in steps::ending(&journal, &site).lines {
+        ctx.output.line(&line)?;
+    }
+    if ctx.output.is_json() {
+        ctx.output.json(&serde_json::json!({ "format": 1, "pgdata": pgdata, "stage": journal.stage, "seen": seen }))?;
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,162 @@
+//! What a recovery has done so far: written durably before each change is made.
+//!
+//! The journal lists every change before the first of them is carried out, and each is such that looking at the file
+//! system tells whether it happened. So a crash anywhere leaves enough to undo everything.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use common::pg::TimelineId;
+use common::repo::envelope::{self, Record};
+use common::report::Advice;
+use common::sys::durable;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Role;
+use crate::place::{Place, beside};
+use crate::plan::Plan;
+
+/// How far a recovery got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stage {
+    /// The plan stands; nothing is touched.
+    Checked,
+    /// The old server is down.
+    Stopped,
+    /// The old data directory is aside.
+    Preserved,
+    /// The backup is unpacked.
+    Extracted,
+    /// The settings are written.
+    Configured,
+    /// WAL is in place.
+    Placed,
+    /// The server was started on the recovered data, or may have been.
+    Started,
+    /// The recovery is verified and over.
+    Done,
+    /// It was undone.
+    RolledBack,
+}
+
+/// A change to the file system that a rollback undoes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Change {
+    /// A directory was renamed.
+    Moved {
+        /// Its name before.
+        from: PathBuf,
+        /// Its name since.
+        to: PathBuf,
+    },
+    /// A link leads elsewhere.
+    Relinked {
+        /// The link, where it lies while the cluster is preserved.
+        link: PathBuf,
+        /// Where it led.
+        before: PathBuf,
+        /// Where it leads while the cluster is preserved.
+        meanwhile: PathBuf,
+    },
+    /// A directory was made for the recovered data.
+    Made {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The journal of one recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// When it began.
+    pub(crate) began: DateTime<Utc>,
+    /// How far it got.
+    pub(crate) stage: Stage,
+    /// What was decided.
+    pub(crate) plan: Plan,
+    /// Whether a server ran on the old data directory.
+    pub(crate) was_running: bool,
+    /// The changes, in the order in which they are made; listed before the first is.
+    pub(crate) changes: Vec<Change>,
+    /// `postgresql.auto.conf` as it shall be when the recovery is over.
+    pub(crate) final_auto_conf: String,
+    /// The timeline that the recovery ended on.
+    pub(crate) new_timeline: Option<TimelineId>,
+    /// What the last check found worth telling.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Record for Journal {
+    const KIND: &'static str = "recovery-journal";
+}
+
+impl Journal {
+    /// Reads the journal of this place; `None` when no recovery was ever begun there.
+    pub(crate) fn read(place: &Place) -> anyhow::Result<Option<Self>> {
+        let path = place.journal();
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(envelope::open(&bytes).with_context(|| path.display().to_string())?)),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Writes the journal durably.
+    pub(crate) fn write(&self, place: &Place) -> anyhow::Result<()> {
+        let path = place.journal();
+        durable::replace(&path, &envelope::seal(self)?, 0o600).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Notes that the recovery got this far.
+    pub(crate) fn reach(&mut self, stage: Stage, place: &Place) -> anyhow::Result<()> {
+        self.stage = stage;
+        self.write(place)
+    }
+
+    /// Whether the recovery is over, one way or the other.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Done | Stage::RolledBack | Stage::Checked)
+    }
+
+    /// Refuses a new recovery while an old one is not over.
+    pub(crate) fn refuse_unfinished(place: &Place) -> anyhow::Result<()> {
+        match Self::read(place)? {
+            Some(old) if !old.is_over() => Err(Advice::refused(format!(
+                "a recovery of {} that began {} is not over",
+                place.pgdata.display(),
+                old.began.format("%Y-%m-%d %H:%M:%SZ")
+            ))
+            .hint(format!(
+                "recover rollback -D {0} undoes it; recover finish -D {0} ends it when its server takes writes",
+                place.pgdata.display()
+            ))
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the journal of an older recovery under another name.
+    pub(crate) fn keep_old(place: &Place) -> anyhow::Result<()> {
+        let Some(old) = Self::read(place)? else { return Ok(()) };
+        let kept = beside(&place.journal(), &format!(".{}", stamp(old.began)));
+        durable::rename(&place.journal(), &kept).with_context(|| format!("keep {}", kept.display()))
+    }
+
+    /// Whether the recovered directory is a copy.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.plan.role == Role::Copy
+    }
+}
+
+/// A moment as part of a file name.
+pub(crate) fn stamp(time: DateTime<Utc>) -> String {
+    time.format("%Y%m%d_%H%M%S").to_string()
+}
+
+/// Where a preserved or discarded directory lies: beside the original.
+pub(crate) fn aside(path: &Path, word: &str, time: DateTime<Utc>) -> PathBuf {
+    beside(path, &format!(".{word}-{}", stamp(time)))
+}

@@ -1,0 +1,275 @@
+//! Decides what a recovery does. Pure: facts and wishes in, a plan or a refusal out.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use common::pg::{ArchiveName, Lsn, TimelineId};
+use common::repo::BackupId;
+use common::repo::chain::{Inventory, Route};
+use common::repo::records::BackupRecord;
+use common::report::Advice;
+use common::restore::choose::{Choice, Wish, choose};
+use common::restore::settings::TargetAction;
+use common::restore::target::Target;
+use common::restore::wal_plan::{Stretch, WalPlan};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Role, RunArgs};
+use crate::facts::{Directory, Facts};
+use crate::place::Place;
+
+/// What a recovery does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// What the directory becomes.
+    pub(crate) role: Role,
+    /// The data directory.
+    pub(crate) pgdata: PathBuf,
+    /// Whether a cluster lies there that is moved aside.
+    pub(crate) replaces: bool,
+    /// The backup that is unpacked.
+    pub(crate) backup: BackupId,
+    /// Where replay stops.
+    pub(crate) target: Target,
+    /// Whether it stops just before the target.
+    pub(crate) exclusive: bool,
+    /// What the server does there.
+    pub(crate) action: TargetAction,
+    /// The timeline that is replayed along.
+    pub(crate) timeline: TimelineId,
+    /// Where replay begins.
+    pub(crate) wal_from: Lsn,
+    /// How far there is WAL without a hole.
+    pub(crate) wal_reaches: Lsn,
+    /// How far the archive alone has it.
+    pub(crate) archive_reaches: Lsn,
+    /// The size of a WAL segment.
+    pub(crate) segment_bytes: u64,
+    /// What restore-wal must be able to fetch.
+    pub(crate) wal: WalPlan,
+    /// Files taken from the old cluster's own `pg_wal`, as far as is known before it stops.
+    pub(crate) salvage: Vec<String>,
+    /// Where each tablespace goes.
+    pub(crate) tablespaces: Vec<(u32, PathBuf)>,
+    /// Where `pg_wal` lies when it is a link.
+    pub(crate) pg_wal: Option<PathBuf>,
+    /// The main configuration file when it is not in the data directory.
+    pub(crate) config_file: Option<PathBuf>,
+    /// The copy's port.
+    pub(crate) port: Option<u16>,
+    /// Whether the server archives once the recovery is over.
+    pub(crate) archives: bool,
+    /// Whether the server is started.
+    pub(crate) starts: bool,
+    /// Bytes that are unpacked.
+    pub(crate) bytes: u64,
+    /// The system's major version.
+    pub(crate) major: u32,
+    /// When it was decided.
+    pub(crate) decided: DateTime<Utc>,
+    /// What the operator should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A plan with the records that it rests on.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// The backup's record.
+    pub(crate) backup: BackupRecord,
+    /// The way through the WAL.
+    pub(crate) route: Route,
+}
+
+/// Decides, or says why it is refused.
+pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &Place) -> Result<Decision, Advice> {
+    let mut known = facts.archive.clone();
+    facts.tail.add_to(&mut known);
+    let wish = Wish { target: args.target(), timeline: args.timeline(), backup: args.backup };
+    let Choice { backup, route } = choose(&facts.backups, &known, &wish)?;
+    let role = role(facts, args, place, &backup)?;
+    let reaches = prove_wal(&known, &backup, &route, &wish.target)?;
+    let mut warnings = Vec::new();
+    if let Some(warning) = hole_warning(&known, &route, reaches) {
+        warnings.push(warning);
+    }
+    if backup.damaged_page_count > 0 {
+        let count = backup.damaged_page_count;
+        warnings.push(format!("{count} pages of {} had wrong checksums when it was taken", backup.id));
+    }
+    if let Some(cluster) = facts.directory.cluster() {
+        let own = cluster.control.as_ref().map(|control| control.system_identifier);
+        if own.is_some_and(|own| own != facts.system) {
+            warnings.push(format!("the cluster in {} is another system than the backup's", place.pgdata.display()));
+        }
+    }
+    let salvage = facts.tail.missing_from(&facts.archive);
+    let plan = Plan {
+        role,
+        pgdata: place.pgdata.clone(),
+        replaces: facts.directory.cluster().is_some(),
+        backup: backup.id,
+        wal: wal_plan(&route, &backup, &wish.target, facts.system),
+        target: wish.target,
+        exclusive: args.target_exclusive,
+        action: args.action(),
+        timeline: route.history().timeline,
+        wal_from: backup.span.start_lsn,
+        wal_reaches: reaches,
+        archive_reaches: route.reaches(&facts.archive, backup.span.start_lsn),
+        segment_bytes: backup.source.segment_size.bytes(),
+        salvage: salvage.iter().map(ArchiveName::to_string).collect(),
+        tablespaces: tablespaces(&backup, role, args, place)?,
+        pg_wal: facts.directory.cluster().and_then(|cluster| cluster.pg_wal_link.clone()),
+        config_file: outside_config(&backup, role),
+        port: (role == Role::Copy).then(|| port.unwrap_or(backup.source.port)),
+        archives: role == Role::Production,
+        starts: !args.no_start,
+        bytes: backup.plain_bytes,
+        major: backup.source.version_number / 10_000,
+        decided: facts.now,
+        warnings,
+    };
+    Ok(Decision { plan, backup, route })
+}
+
+/// Production only where the backup came from, or where the user says so; anywhere else a copy.
+fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> Result<Role, Advice> {
+    let pgdata = place.pgdata.display();
+    let same_path = backup.source.data_directory == place.pgdata;
+    let same_host = backup.source.host == facts.host;
+    let role = match args.role {
+        Some(role) => role,
+        None if same_path && same_host => Role::Production,
+        None if same_path => {
+            return Err(Advice::refused(format!(
+                "{pgdata} is the data directory of the backup, but this host is {} and the backup's was {}",
+                facts.host, backup.source.host
+            ))
+            .hint("say which it is: --as production replaces that server, --as copy makes a copy that archives nothing"));
+        }
+        None => Role::Copy,
+    };
+    match (&facts.directory, role) {
+        (Directory::Foreign, _) => Err(Advice::refused(format!("{pgdata} is neither empty nor a data directory"))
+            .hint("name the data directory, or a directory that does not exist yet, with -D")),
+        (Directory::Cluster(_), Role::Copy) => Err(Advice::refused(format!("{pgdata} holds a cluster already"))
+            .hint("a copy needs a directory that is empty or does not exist; --as production replaces this cluster")),
+        (Directory::Cluster(cluster), Role::Production) if cluster.is_mount_point => {
+            Err(Advice::refused(format!("{pgdata} is a mount point: it cannot be set aside whole"))
+                .hint("recover to a directory of its own with --as production -D DIR on a file system with room"))
+        }
+        _ => Ok(role),
+    }
+}
+
+/// Proves that replay can go from the backup's start to the target, as far as positions tell; answers how far there is
+/// WAL.
+fn prove_wal(known: &Inventory, backup: &BackupRecord, route: &Route, target: &Target) -> Result<Lsn, Advice> {
+    let span = &backup.span;
+    let needed = match target {
+        Target::Lsn(lsn) => Lsn(lsn.0.saturating_add(1)).max(span.stop_lsn),
+        _ => span.stop_lsn,
+    };
+    let reaches = route.reaches(known, span.start_lsn);
+    let Some(missing) = route.first_missing(known, span.start_lsn, needed) else {
+        let hole = route.continues_after(known, reaches);
+        if hole && *target == Target::Latest {
+            return Err(Advice::refused(format!(
+                "{} is missing from the archive, which goes on behind it: there is a hole on the way to {target}",
+                route.segment(reaches.0 / known.segment_size().bytes())
+            ))
+            .hint(format!("archive that segment, or recover to the last moment before it with --target-lsn {}", Lsn(reaches.0 - 1))));
+        }
+        return Ok(reaches);
+    };
+    let within_backup = route.first_missing(known, span.start_lsn, span.stop_lsn).is_some();
+    let message = if within_backup {
+        format!("{missing} is in no repository, and without it {} does not become consistent", backup.id)
+    } else {
+        format!("{target} cannot be reached: {missing} is in no repository, the WAL ends at {reaches}")
+    };
+    Err(Advice::refused(message).hint("recover windows shows which moments can be reached"))
+}
+
+/// What a hole behind the WAL at hand means for a target that is not known by position.
+fn hole_warning(known: &Inventory, route: &Route, reaches: Lsn) -> Option<String> {
+    let missing = route.segment(reaches.0 / known.segment_size().bytes());
+    route
+        .continues_after(known, reaches)
+        .then(|| format!("{missing} is missing from the archive: no moment behind {reaches} can be reached"))
+}
+
+/// The stretches of WAL that must be had, a timeline each.
+fn wal_plan(route: &Route, backup: &BackupRecord, target: &Target, system: u64) -> WalPlan {
+    let end = match target {
+        Target::Lsn(lsn) => Some(Lsn(lsn.0.saturating_add(1))),
+        Target::Immediate => Some(backup.span.stop_lsn),
+        _ => None,
+    };
+    let size = backup.source.segment_size.bytes();
+    let mut stretches = Vec::new();
+    let mut from = backup.span.start_lsn;
+    let ancestors = route.history().ancestors.iter().skip_while(|entry| entry.timeline != backup.span.timeline);
+    for ancestor in ancestors {
+        // The segment of the fork is read from the child.
+        let to = Lsn(ancestor.switch.0 / size * size);
+        stretches.push(Stretch { timeline: ancestor.timeline, from, to: Some(end.map_or(to, |end| end.min(to))) });
+        from = to;
+    }
+    stretches.push(Stretch { timeline: route.history().timeline, from, to: end });
+    WalPlan { system_identifier: system, stretches }
+}
+
+/// Where each tablespace goes. A copy never shares a place with its original.
+fn tablespaces(
+    backup: &BackupRecord,
+    role: Role,
+    args: &RunArgs,
+    place: &Place,
+) -> Result<Vec<(u32, PathBuf)>, Advice> {
+    let locations: Vec<&Path> = backup.tablespaces.iter().map(|tablespace| tablespace.location.as_path()).collect();
+    for (old, _) in &args.tablespace_mapping {
+        if !locations.contains(&old.as_path()) {
+            return Err(Advice::usage(format!("the backup has no tablespace at {}", old.display()))
+                .hint(format!("it has {}", list(&locations))));
+        }
+    }
+    let mut mapped: Vec<(u32, PathBuf)> = Vec::new();
+    for tablespace in &backup.tablespaces {
+        let given = args.tablespace_mapping.iter().find(|(old, _)| *old == tablespace.location).map(|(_, new)| new);
+        let new = match (given, role) {
+            (Some(new), _) => new.clone(),
+            (None, Role::Production) => tablespace.location.clone(),
+            (None, Role::Copy) => {
+                return Err(Advice::usage(format!(
+                    "a copy needs a place of its own for tablespace \"{}\"",
+                    tablespace.name
+                ))
+                .hint(format!("say where with -T {}=NEW", tablespace.location.display())));
+            }
+        };
+        let shared = role == Role::Copy && locations.contains(&new.as_path());
+        let twice = mapped.iter().any(|(_, other)| *other == new);
+        if shared || twice || new.starts_with(&place.pgdata) {
+            return Err(Advice::refused(format!("tablespace \"{}\" cannot go to {}", tablespace.name, new.display()))
+                .hint("each tablespace needs a directory of its own, outside the data directory and not the original's"));
+        }
+        mapped.push((tablespace.oid, new));
+    }
+    Ok(mapped)
+}
+
+fn list(paths: &[&Path]) -> String {
+    if paths.is_empty() {
+        return "none".to_owned();
+    }
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The configuration file of a server whose configuration lies elsewhere, as Debian's does.
+fn outside_config(backup: &BackupRecord, role: Role) -> Option<PathBuf> {
+    let file = &backup.source.config_file;
+    (role == Role::Production && !file.starts_with(&backup.source.data_directory)).then(|| file.clone())
+}

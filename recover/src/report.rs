@@ -1,0 +1,84 @@
+//! What the user sees of a recovery: a line a step, and the end of the story.
+
+use std::time::Duration;
+
+use common::app::Context;
+use common::sys::clock::Stopwatch;
+use common::units::{ByteCount, Took};
+use serde::Serialize;
+
+use crate::cli::Role;
+use crate::plan::Plan;
+
+/// The names of the steps.
+const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
+
+/// One finished step.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Step {
+    step: &'static str,
+    seconds: f64,
+    result: String,
+}
+
+/// Writes a line as each step ends and remembers it for the document at the end.
+pub(crate) struct Reporter<'a> {
+    ctx: &'a Context,
+    steps: Vec<Step>,
+    watch: Stopwatch,
+}
+
+impl<'a> Reporter<'a> {
+    /// The first step begins.
+    pub(crate) fn new(ctx: &'a Context) -> Self {
+        Self { ctx, steps: Vec::new(), watch: Stopwatch::start() }
+    }
+
+    /// The current step is over, with this result; the next one begins.
+    pub(crate) fn done(&mut self, result: impl Into<String>) -> anyhow::Result<()> {
+        let took: Duration = self.watch.elapsed();
+        self.watch = Stopwatch::start();
+        let number = self.steps.len();
+        let name = STEPS.get(number).copied().unwrap_or("done");
+        let result = result.into();
+        self.ctx.progress.end();
+        self.ctx.output.line(&format!("{}/{} {name:<9} {result} ({})", number + 1, STEPS.len(), Took(took)))?;
+        self.steps.push(Step { step: name, seconds: took.as_secs_f64(), result });
+        Ok(())
+    }
+
+    /// All steps so far.
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        self.steps
+    }
+}
+
+/// The plan in words, a line each.
+pub(crate) fn describe(plan: &Plan) -> Vec<String> {
+    let what = match (plan.role, plan.replaces) {
+        (Role::Production, true) => "the cluster there is set aside and can be put back with recover rollback",
+        (Role::Production, false) => "a new data directory of the cluster itself",
+        (Role::Copy, _) => "a copy beside the cluster",
+    };
+    let mut lines = vec![
+        format!("data directory  {} ({what})", plan.pgdata.display()),
+        format!("backup          {}, {}", plan.backup, ByteCount(plan.bytes)),
+        format!(
+            "target          {}{}, along timeline {}, then {}",
+            if plan.exclusive { "just before " } else { "" },
+            plan.target,
+            plan.timeline,
+            plan.action.name()
+        ),
+        format!("WAL             from {} on, there without a hole up to {}", plan.wal_from, plan.wal_reaches),
+        format!("archiving       {}", if plan.archives { "on again once the recovery is verified" } else { "off" }),
+    ];
+    if !plan.salvage.is_empty() {
+        lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
+    }
+    for (oid, place) in &plan.tablespaces {
+        lines.push(format!("tablespace      {oid} in {}", place.display()));
+    }
+    lines.extend(plan.warnings.iter().map(|warning| format!("warning         {warning}")));
+    lines
+}

@@ -1,0 +1,179 @@
+//! `recover rollback`: puts the preserved cluster back.
+//!
+//! Nothing is removed: what the recovery made is set aside in its turn. Every change of the journal is looked at in
+//! the file system and undone if it was made, last first, so that a rollback that was cut short goes on when it is
+//! called again.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use common::app::{Context, Outcome};
+use common::pg::ArchiveName;
+use common::pg::TimelineId;
+use common::repo::records::AbandonedRecord;
+use common::report::Advice;
+use common::server::{self, StartOptions, StopMode};
+use common::sys::durable;
+
+use crate::cli::{Cli, RollbackArgs};
+use crate::facts;
+use crate::journal::{Change, Journal, Stage, aside, stamp};
+use crate::place::Place;
+use crate::steps::{self, Site, preserve};
+
+/// How long the recovered server may take for a fast stop.
+const STOP_WAIT: Duration = Duration::from_secs(30);
+
+/// Undoes the recovery that the journal tells of.
+pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    let place = Place::of(ctx)?;
+    let pgdata = place.pgdata.display().to_string();
+    let mut journal = Journal::read(&place)?.ok_or_else(|| {
+        Advice::refused(format!("no recovery of {pgdata} is known, so there is nothing to undo"))
+            .hint("name the data directory that was recovered with -D")
+    })?;
+    if journal.stage == Stage::RolledBack {
+        ctx.output.line("the recovery is undone already")?;
+        return Ok(Outcome::Done);
+    }
+    confirm(&journal, args, ctx)?;
+    let repository = facts::open_repository(ctx)?;
+    let programs = steps::programs(journal.plan.major, &place, ctx)?;
+    let site = Site { place, repository, programs, cli, ctx };
+    let now = ctx.clock.now();
+    if site.place.pgdata.exists() {
+        server::stop(&site.programs, &site.place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+    }
+    let abandoned = abandoned_timeline(&journal, &site)?;
+    let mut discarded = Vec::new();
+    for change in journal.changes.iter().rev() {
+        discarded.extend(undo(change, &journal.changes, now)?);
+    }
+    if let Some(timeline) = abandoned {
+        mark_abandoned(timeline, &journal, &site)?;
+    }
+    journal.reach(Stage::RolledBack, &site.place)?;
+    let mut lines = vec![if journal.plan.replaces {
+        format!("the cluster in {pgdata} is as it was")
+    } else {
+        format!("{pgdata} is free again")
+    }];
+    lines.extend(discarded.iter().map(|path| format!("what the recovery made is in {}; remove it when you like", path.display())));
+    if journal.was_running && journal.plan.replaces {
+        start(&journal, &site)?;
+        lines.push("its server is starting".to_owned());
+    }
+    for line in &lines {
+        ctx.output.line(line)?;
+    }
+    if ctx.output.is_json() {
+        let discarded: Vec<String> = discarded.iter().map(|path| path.display().to_string()).collect();
+        ctx.output.json(&serde_json::json!({
+            "format": 1, "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": abandoned,
+        }))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Once the recovered server was started, users may have written to it: that goes too.
+fn confirm(journal: &Journal, args: &RollbackArgs, ctx: &Context) -> anyhow::Result<()> {
+    if args.yes || journal.stage < Stage::Started {
+        return Ok(());
+    }
+    let loss = format!(
+        "the server was started on the recovered data of {}: whatever was written since goes with a rollback",
+        journal.plan.pgdata.display()
+    );
+    if std::io::stdin().is_terminal() && !ctx.output.is_json() {
+        let mut stderr = std::io::stderr().lock();
+        write!(stderr, "{loss}. Roll back? [yes/no] ")?;
+        stderr.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+        if answer.trim().eq_ignore_ascii_case("yes") {
+            return Ok(());
+        }
+    }
+    Err(Advice::refused(loss).hint("add --yes if that is what you want").into())
+}
+
+/// Undoes one change if it was made; answers the directory that was set aside for it.
+fn undo(change: &Change, all: &[Change], now: DateTime<Utc>) -> anyhow::Result<Option<PathBuf>> {
+    match change {
+        Change::Made { path } => {
+            // Where something was moved away, that change's undoing sees to what came in its place.
+            let replaced = all.iter().any(|other| matches!(other, Change::Moved { from, .. } if from == path));
+            if replaced || !path.exists() { Ok(None) } else { discard(path, now).map(Some) }
+        }
+        Change::Relinked { link, before, .. } => {
+            if link.symlink_metadata().is_ok() {
+                preserve::relink(link, before)?;
+            }
+            Ok(None)
+        }
+        Change::Moved { from, to } => {
+            if !to.exists() {
+                return Ok(None);
+            }
+            let discarded = if from.exists() { Some(discard(from, now)?) } else { None };
+            durable::rename_exclusive(to, from)
+                .with_context(|| format!("rename {} back to {}", to.display(), from.display()))?;
+            Ok(discarded)
+        }
+    }
+}
+
+/// Sets a directory that the recovery made aside.
+fn discard(path: &Path, now: DateTime<Utc>) -> anyhow::Result<PathBuf> {
+    // A version's folder must not lie in the tablespace under another name: PostgreSQL's tools would trip over it.
+    let version = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("PG_"));
+    let to = match path.parent() {
+        Some(location) if version => {
+            let folder = location.join(format!("holdfast-undone-{}", stamp(now)));
+            durable::create_dir_all(&folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
+            folder.join(path.file_name().unwrap_or_default())
+        }
+        _ => aside(path, "undone", now),
+    };
+    durable::rename_exclusive(path, &to).with_context(|| format!("rename {} to {}", path.display(), to.display()))?;
+    Ok(to)
+}
+
+/// The timeline that the recovered server went on to, as its own files tell.
+fn abandoned_timeline(journal: &Journal, site: &Site<'_>) -> anyhow::Result<Option<TimelineId>> {
+    if journal.new_timeline.is_some() || journal.stage < Stage::Started || journal.is_copy() {
+        return Ok(journal.new_timeline.filter(|_| !journal.is_copy()));
+    }
+    let pg_wal = site.place.pgdata.join("pg_wal");
+    let mut newest = None;
+    let entries = match std::fs::read_dir(&pg_wal) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.with_context(|| format!("read {}", pg_wal.display()))?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("read {}", pg_wal.display()))?;
+        if let Some(ArchiveName::History(timeline)) = entry.file_name().to_str().and_then(ArchiveName::parse) {
+            newest = newest.max(Some(timeline));
+        }
+    }
+    Ok(newest.filter(|timeline| *timeline > journal.plan.timeline))
+}
+
+/// Marks the timeline in the repository, so that no later recovery follows it.
+fn mark_abandoned(timeline: TimelineId, journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
+    let key = site.repository.layout().abandoned(journal.plan.wal.system_identifier, timeline)?;
+    let record = AbandonedRecord { timeline, at: site.ctx.clock.now() };
+    site.repository.create_record(&key, &record).map(drop).with_context(|| {
+        Advice::failed(format!("mark timeline {timeline} as given up in {}", site.repository.describe()))
+            .hint("the data is put back already; call recover rollback again once the repository can be written")
+    })
+}
+
+fn start(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
+    let log = site.place.start_log();
+    let options = StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log };
+    server::start(&site.programs, &site.place.pgdata, &options, &site.ctx.cancel)
+}

@@ -1,0 +1,147 @@
+//! `recover run`: gathers, decides, asks, and goes through the steps.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use common::app::{Context, Outcome};
+use common::report::Advice;
+
+use crate::cli::{Cli, RunArgs};
+use crate::facts::{self, Facts};
+use crate::journal::{Journal, Stage};
+use crate::place::Place;
+use crate::plan::{self, Decision, Plan};
+use crate::report::{self, Reporter};
+use crate::steps::{self, Site};
+
+/// Carries out `recover run`.
+pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    let place = Place::of(ctx)?;
+    Journal::refuse_unfinished(&place)?;
+    let repository = facts::open_repository(ctx)?;
+    let port = port(cli)?;
+    let mut reporter = Reporter::new(ctx);
+    let mut facts = facts::gather(&place, &repository, ctx)?;
+    if !args.dry_run && steps::check::bring_in_the_tail(&facts, &repository, cli, ctx)? {
+        facts = facts::gather(&place, &repository, ctx)?;
+    }
+    let decision = plan::decide(&facts, args, port, &place)?;
+    let site = Site::new(place, repository, cli, ctx, &decision)?;
+    let checked = steps::check::prove(&facts, &decision, &site)?;
+    if args.dry_run {
+        return show(&decision.plan, ctx);
+    }
+    for line in report::describe(&decision.plan) {
+        ctx.output.line(&line)?;
+    }
+    reporter.done(checked)?;
+    confirm(&decision.plan, args, ctx)?;
+    let journal = act(&facts, &decision, &site, &mut reporter);
+    conclude(journal, reporter, &site, ctx)
+}
+
+/// Prints the plan and changes nothing.
+fn show(plan: &Plan, ctx: &Context) -> anyhow::Result<Outcome> {
+    for line in report::describe(plan) {
+        ctx.output.line(&line)?;
+    }
+    if ctx.output.is_json() {
+        ctx.output.json(plan)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Asks before a cluster is set aside; without a terminal `--yes` must say so.
+fn confirm(plan: &Plan, args: &RunArgs, ctx: &Context) -> anyhow::Result<()> {
+    if !plan.replaces || args.yes {
+        return Ok(());
+    }
+    let refusal = || {
+        Advice::refused(format!("{} is not replaced without your word", plan.pgdata.display()))
+            .hint("add --yes, or answer \"yes\" at a terminal; --dry-run shows the plan")
+    };
+    if !std::io::stdin().is_terminal() || ctx.output.is_json() {
+        return Err(refusal().into());
+    }
+    let mut stderr = std::io::stderr().lock();
+    write!(stderr, "Replace the cluster in {}? It is set aside, not removed. [yes/no] ", plan.pgdata.display())?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+    if answer.trim().eq_ignore_ascii_case("yes") { Ok(()) } else { Err(refusal().into()) }
+}
+
+/// The steps after the check. The journal says how far they got, also when one fails.
+fn act(facts: &Facts, decision: &Decision, site: &Site<'_>, reporter: &mut Reporter<'_>) -> anyhow::Result<Journal> {
+    let mut journal = steps::begin(facts, decision, site)?;
+    reporter.done(steps::stop::run(&mut journal, site)?)?;
+    reporter.done(steps::preserve::run(facts, &mut journal, site)?)?;
+    reporter.done(steps::extract::run(&decision.backup, &mut journal, site)?)?;
+    reporter.done(steps::configure::run(decision, &mut journal, site)?)?;
+    reporter.done(steps::place::run(facts, &mut journal, site)?)?;
+    if !decision.plan.starts {
+        return Ok(journal);
+    }
+    let arrival = steps::start::run(decision, &mut journal, site)?;
+    reporter.done(arrival.describe())?;
+    reporter.done(steps::verify::run(&arrival, &mut journal, site)?)?;
+    Ok(journal)
+}
+
+/// Says how it ended and what comes next.
+fn conclude(
+    journal: anyhow::Result<Journal>,
+    reporter: Reporter<'_>,
+    site: &Site<'_>,
+    ctx: &Context,
+) -> anyhow::Result<Outcome> {
+    let pgdata = site.place.pgdata.display();
+    let journal = match journal {
+        Ok(journal) => journal,
+        Err(err) => return Err(with_way_back(err, site)),
+    };
+    let ending = steps::ending(&journal, site);
+    for line in &ending.lines {
+        ctx.output.line(line)?;
+    }
+    if ctx.output.is_json() {
+        ctx.output.json(&serde_json::json!({
+            "format": 1,
+            "pgdata": pgdata.to_string(),
+            "plan": journal.plan,
+            "stage": journal.stage,
+            "timeline": journal.new_timeline,
+            "preserved": ending.preserved,
+            "steps": reporter.into_steps(),
+        }))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// An error that happened after something was changed carries the way back.
+fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
+    let touched = Journal::read(&site.place).ok().flatten().filter(|journal| journal.stage > Stage::Checked);
+    if touched.is_none() {
+        return err;
+    }
+    let way_back = format!("recover rollback -D {} puts everything back as it was", site.place.pgdata.display());
+    let known = err.downcast_ref::<Advice>();
+    let advice = Advice {
+        class: known.map_or_else(|| common::app::exit::of_error(&err), |advice| advice.class),
+        message: format!("the recovery of {} did not succeed", site.place.pgdata.display()),
+        hint: Some(match known.and_then(|advice| advice.hint.clone()) {
+            Some(hint) => format!("{hint}; {way_back}"),
+            None => way_back,
+        }),
+    };
+    err.context(advice)
+}
+
+/// The port of `-p`, which a copy listens on.
+fn port(cli: &Cli) -> anyhow::Result<Option<u16>> {
+    let parse = |text: &String| {
+        text.parse().ok().filter(|port| *port > 0).with_context(|| Advice::usage(format!("{text:?} is no port")))
+    };
+    cli.server.port.as_ref().map(parse).transpose()
+}
+

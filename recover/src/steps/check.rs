@@ -1,0 +1,174 @@
+//! Step 1: proves the plan; touches nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use common::app::Context;
+use common::archive::{Repository, inspect, segments};
+use common::pg::{ArchiveName, WalSegmentName};
+use common::report::Advice;
+use common::server::backup::switch_wal;
+use common::server::{Conninfo, Session};
+use common::sys::clock::{Deadline, poll};
+use common::sys::space;
+use common::units::ByteCount;
+
+use super::Site;
+use crate::cli::{Cli, Role};
+use crate::facts::Facts;
+use crate::place::Place;
+use crate::plan::Decision;
+
+/// Between two looks at the repository.
+const ARRIVAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Room that replay needs beside the backup itself, in segments.
+const SPARE_SEGMENTS: u64 = 16;
+
+/// Asks a running server to close its current WAL segment and waits, bounded, until it has arrived in the repository.
+/// `false` when no server runs. What does not arrive is taken from its `pg_wal` after the stop.
+pub(crate) fn bring_in_the_tail(facts: &Facts, repository: &Repository, cli: &Cli, ctx: &Context) -> anyhow::Result<bool> {
+    let Some(cluster) = facts.directory.cluster() else { return Ok(false) };
+    let Some(control) = cluster.control.as_ref().filter(|control| control.system_identifier == facts.system) else {
+        return Ok(false);
+    };
+    let Some(server) = &cluster.server else { return Ok(false) };
+    let told = |err: &anyhow::Error| tracing::warn!("the running server's last WAL is not archived first: {err:#}");
+    let conninfo = match connection(server.file.socket_directory.as_deref(), server.file.port, cli, ctx) {
+        Ok(conninfo) => conninfo,
+        Err(err) => {
+            told(&err);
+            return Ok(false);
+        }
+    };
+    let switched = Session::connect(&conninfo, &ctx.cancel).and_then(|mut session| switch_wal(&mut session));
+    ctx.cancel.check()?;
+    let end = match switched {
+        Ok(end) => end,
+        Err(err) => {
+            told(&err);
+            return Ok(false);
+        }
+    };
+    let last = WalSegmentName::before(control.checkpoint_timeline, end, control.segment_size);
+    let arrived = poll(Deadline::after(ctx.settings.archive_timeout), ARRIVAL_PAUSE, &ctx.cancel, || {
+        Ok(segments::locate(repository, facts.system, ArchiveName::Segment(last))?)
+    })?;
+    if arrived.is_none() {
+        tracing::warn!("{last} did not arrive in {}; it is taken from the server's pg_wal", repository.describe());
+    }
+    Ok(true)
+}
+
+/// How the server is reached: by what the user said, else by its own socket.
+pub(crate) fn connection(
+    socket: Option<&Path>,
+    port: Option<u16>,
+    cli: &Cli,
+    ctx: &Context,
+) -> anyhow::Result<Conninfo> {
+    let mut sources = ctx.connection_sources(&cli.server);
+    if sources.host.is_none() && sources.dbname.is_none() && sources.configured.is_none() {
+        sources.host = socket.map(|path| path.display().to_string());
+        sources.port = sources.port.or_else(|| port.map(|port| port.to_string()));
+    }
+    ctx.resolve(sources)
+}
+
+/// Proves that the plan can be carried out; answers what was proved, in words.
+pub(crate) fn prove(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<String> {
+    let Decision { plan, backup, .. } = decision;
+    objects_are_there(decision, site)?;
+    if plan.replaces {
+        let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
+        writable(parent)?;
+    }
+    if plan.role == Role::Copy && facts.directory.cluster().is_some() {
+        return Err(Advice::refused("a copy would replace a cluster").into());
+    }
+    if let Some(file) = plan.config_file.as_ref().filter(|file| !file.exists()) {
+        return Err(Advice::refused(format!("the server's configuration file {} is not there", file.display()))
+            .hint(format!(
+                "the backup holds it: {}/{}config.tar.{}; unpack it with tar first",
+                site.repository.describe(),
+                site.repository.layout().backup(backup.id),
+                backup.compression.codec.suffix()
+            ))
+            .into());
+    }
+    tablespace_places_are_free(decision)?;
+    room(decision, &site.place)?;
+    let wal = format!("WAL {} to {} along timeline {}", plan.wal_from, plan.wal_reaches, plan.timeline);
+    Ok(format!("{} is whole, {wal}", plan.backup))
+}
+
+/// Every object of the backup is there with the size of its record.
+fn objects_are_there(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()> {
+    let (progress, cancel) = (&*site.ctx.progress, &site.ctx.cancel);
+    let findings = inspect::backup(&site.repository, &decision.backup, inspect::Depth::Quick, 1, progress, cancel)?;
+    // Pages that were bad on the server already are in the plan's warnings; they can be restored as they were.
+    match findings.iter().find(|finding| finding.kind != inspect::Kind::BadPages) {
+        None => Ok(()),
+        Some(first) => Err(Advice::refused(format!("{} is damaged: {}: {}", decision.backup.id, first.object, first.what))
+            .hint("choose another backup with --backup ID; recover list shows them")
+            .into()),
+    }
+}
+
+fn writable(directory: &Path) -> anyhow::Result<()> {
+    common::sys::durable::TemporaryFile::create_in(directory, 0o600).map(drop).with_context(|| {
+        Advice::refused(format!("nothing can be written into {}", directory.display()))
+            .hint("the old data directory is renamed within it: run recover as a user that may")
+    })
+}
+
+/// The backup's folders of each tablespace must not be there yet, except where the old cluster's are set aside.
+fn tablespace_places_are_free(decision: &Decision) -> anyhow::Result<()> {
+    if decision.plan.replaces {
+        return Ok(());
+    }
+    for (_, place) in &decision.plan.tablespaces {
+        let occupied = std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied && decision.plan.role == Role::Copy {
+            return Err(Advice::refused(format!("{} is not empty", place.display()))
+                .hint("a copy's tablespace needs a directory that is empty or does not exist")
+                .into());
+        }
+    }
+    Ok(())
+}
+
+/// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.
+fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
+    let backup = &decision.backup;
+    let outside: u64 = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).sum();
+    let spare = SPARE_SEGMENTS * backup.source.segment_size.bytes();
+    let mut needs = vec![(place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside) + spare)];
+    for (oid, location) in &decision.plan.tablespaces {
+        let bytes = backup.tablespaces.iter().find(|tablespace| tablespace.oid == *oid).map_or(0, |found| found.bytes);
+        needs.push((location.clone(), bytes));
+    }
+    for index in 0..needs.len() {
+        let Some((path, _)) = needs.get(index) else { break };
+        let shares = |other: &Path| space::same_file_system(existing(path), existing(other)).unwrap_or(false);
+        let needed: u64 = needs.iter().filter(|(other, _)| shares(other)).map(|(_, bytes)| bytes).sum();
+        let free = space::available(path).with_context(|| format!("measure the room at {}", path.display()))?;
+        if free < needed {
+            return Err(Advice::refused(format!(
+                "{} has room for {}, and the backup needs {} there",
+                path.display(),
+                ByteCount(free),
+                ByteCount(needed)
+            ))
+            .hint("the old cluster is kept until you remove it: make room, or recover to another file system with -D")
+            .into());
+        }
+    }
+    Ok(())
+}
+
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+

@@ -1,0 +1,112 @@
+//! Step 5: the settings of the recovery, and those that keep a copy to itself.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use common::archive::identity::read_control;
+use common::report::Advice;
+use common::restore::follow::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use common::restore::settings::{self, COPY_HBA, COPY_HBA_FILE, COPY_IDENT_FILE, CopySite, Replay, appended};
+use common::sys::durable;
+
+use super::Site;
+use crate::journal::{Journal, Stage};
+use crate::plan::{Decision, Plan};
+
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// Writes the settings.
+pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    let plan = &decision.plan;
+    let pgdata = &site.place.pgdata;
+    for signal in [STANDBY_SIGNAL, RECOVERY_SIGNAL] {
+        remove_if_there(&pgdata.join(signal))?;
+    }
+    let original = read_if_there(&pgdata.join(AUTO_CONF))?;
+    journal.final_auto_conf = match plan.port {
+        Some(port) => copy_settings(&original, port, plan, pgdata)?,
+        None => original,
+    };
+    journal.write(&site.place)?;
+    let replay = Replay {
+        restore_command: restore_command(site)?,
+        target: plan.target.clone(),
+        exclusive: plan.exclusive,
+        timeline: plan.timeline,
+        action: plan.action,
+    };
+    let settings = settings::replay(&replay, plan.major);
+    let text = appended(&journal.final_auto_conf, "For the time of a recovery, by recover run:", &settings);
+    write(&pgdata.join(AUTO_CONF), &text)?;
+    plan.wal.write(&site.place.wal_plan())?;
+    write(&pgdata.join(RECOVERY_SIGNAL), "")?;
+    journal.reach(Stage::Configured, &site.place)?;
+    Ok(match plan.port {
+        Some(port) => format!("archiving off, port {port}, socket in the data directory"),
+        None => "archiving off until the recovery is verified".to_owned(),
+    })
+}
+
+/// Writes the files that a copy has of its own; answers its lasting `postgresql.auto.conf`.
+fn copy_settings(original: &str, port: u16, plan: &Plan, pgdata: &Path) -> anyhow::Result<String> {
+    let control = read_control(pgdata)?;
+    let site = CopySite { pgdata: pgdata.to_path_buf(), port };
+    write(&pgdata.join(COPY_HBA_FILE), COPY_HBA)?;
+    write(&pgdata.join(COPY_IDENT_FILE), "")?;
+    let main = pgdata.join("postgresql.conf");
+    if !main.exists() {
+        write(&main, "# The original's configuration lies outside its data directory; this copy runs without it.\n")?;
+    }
+    Ok(appended(original, "A copy, made by recover run:", &settings::copy(&site, &control, plan.major)))
+}
+
+/// Ends the time of the recovery: the settings of the recovery go, the lasting ones stay.
+pub(crate) fn finish(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
+    write(&site.place.pgdata.join(AUTO_CONF), &journal.final_auto_conf)
+}
+
+/// The command by which the recovering server fetches WAL: the restore-wal beside this program, or in `PATH`.
+pub(crate) fn restore_command(site: &Site<'_>) -> anyhow::Result<String> {
+    let settings = &site.ctx.settings;
+    let mut words = vec!["--plan".to_owned(), site.place.wal_plan().display().to_string()];
+    if let Some(file) = &settings.config_file {
+        words.extend(["--config".to_owned(), site.ctx.environment.absolute(file).display().to_string()]);
+    }
+    for repository in &settings.repositories {
+        words.extend(["--repo".to_owned(), repository.url.value.clone()]);
+    }
+    words.extend(["--cluster".to_owned(), settings.cluster.value.to_string()]);
+    Ok(settings::restore_command(&restore_wal(site)?, &words))
+}
+
+fn restore_wal(site: &Site<'_>) -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("restore-wal"));
+    let path = site.ctx.environment.get("PATH").unwrap_or_default();
+    let mut candidates = beside.into_iter().chain(std::env::split_paths(path).map(|folder| folder.join("restore-wal")));
+    candidates.find(|candidate| candidate.is_file()).ok_or_else(|| {
+        Advice::failed("the program restore-wal is not found")
+            .hint("install it beside recover, or in a folder of PATH")
+            .into()
+    })
+}
+
+fn read_if_there(path: &Path) -> anyhow::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(err) => Err(err).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match durable::remove_file(path) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(err).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    durable::replace(path, text.as_bytes(), 0o600).with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,34 @@
+//! Step 4: the backup is unpacked, checked and synced.
+
+use common::repo::records::BackupRecord;
+use common::restore::extract::{Destination, Means, extract};
+use common::units::ByteCount;
+
+use super::Site;
+use crate::cli::Command;
+use crate::journal::{Journal, Stage};
+
+/// The most parts that are unpacked at once when nobody says.
+const JOBS_MAX: usize = 4;
+
+/// Unpacks the backup.
+pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    let destination = Destination {
+        pgdata: site.place.pgdata.clone(),
+        pg_wal: journal.plan.pg_wal.clone(),
+        tablespaces: journal.plan.tablespaces.clone(),
+    };
+    let means = Means { jobs: jobs(site), progress: &*site.ctx.progress, cancel: &site.ctx.cancel };
+    let extracted = extract(&site.repository, backup, &destination, means)?;
+    journal.reach(Stage::Extracted, &site.place)?;
+    Ok(format!("{} files, {}, every one checked and synced", extracted.files, ByteCount(extracted.bytes)))
+}
+
+fn jobs(site: &Site<'_>) -> usize {
+    let asked = match &site.cli.command {
+        Command::Run(args) => args.jobs.map(usize::from),
+        _ => None,
+    };
+    let processors = || std::thread::available_parallelism().map_or(1, |count| count.get().min(JOBS_MAX));
+    asked.or(site.ctx.settings.jobs).unwrap_or_else(processors)
+}

@@ -1,0 +1,118 @@
+//! The eight steps: each does what the plan says, and nothing else.
+
+pub(crate) mod check;
+pub(crate) mod configure;
+pub(crate) mod extract;
+pub(crate) mod place;
+pub(crate) mod preserve;
+pub(crate) mod start;
+pub(crate) mod stop;
+pub(crate) mod verify;
+
+use std::path::PathBuf;
+
+use common::app::Context;
+use common::archive::Repository;
+use common::restore::settings::TargetAction;
+use common::server::{Programs, Search};
+
+use crate::cli::Cli;
+use crate::facts::Facts;
+use crate::journal::{Change, Journal, Stage};
+use crate::place::Place;
+use crate::plan::Decision;
+
+/// Where the steps work and with what.
+pub(crate) struct Site<'a> {
+    /// The data directory and the folder beside it.
+    pub(crate) place: Place,
+    /// The repository that everything comes from.
+    pub(crate) repository: Repository,
+    /// The server's programs.
+    pub(crate) programs: Programs,
+    /// The command line.
+    pub(crate) cli: &'a Cli,
+    /// The world outside.
+    pub(crate) ctx: &'a Context,
+}
+
+impl<'a> Site<'a> {
+    /// Finds the programs that the backup's version needs.
+    pub(crate) fn new(
+        place: Place,
+        repository: Repository,
+        cli: &'a Cli,
+        ctx: &'a Context,
+        decision: &Decision,
+    ) -> anyhow::Result<Self> {
+        let programs = programs(decision.plan.major, &place, ctx)?;
+        Ok(Self { place, repository, programs, cli, ctx })
+    }
+}
+
+/// The programs of this major version.
+pub(crate) fn programs(major: u32, place: &Place, ctx: &Context) -> anyhow::Result<Programs> {
+    let search = Search {
+        configured: ctx.settings.bin_directory.as_deref(),
+        pgdata: Some(&place.pgdata),
+        path: ctx.environment.get("PATH"),
+    };
+    Programs::find(major, &search, &ctx.cancel)
+}
+
+/// Opens the journal; from here on a run leaves traces.
+pub(crate) fn begin(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Journal> {
+    site.place.make_folder()?;
+    Journal::keep_old(&site.place)?;
+    let journal = Journal {
+        began: decision.plan.decided,
+        stage: Stage::Checked,
+        plan: decision.plan.clone(),
+        was_running: facts.directory.cluster().is_some_and(|cluster| cluster.server.is_some()),
+        changes: Vec::new(),
+        final_auto_conf: String::new(),
+        new_timeline: None,
+        notes: Vec::new(),
+    };
+    journal.write(&site.place)?;
+    Ok(journal)
+}
+
+/// How a run ended, in words.
+pub(crate) struct Ending {
+    /// What the user reads last.
+    pub(crate) lines: Vec<String>,
+    /// Where the old data directory lies.
+    pub(crate) preserved: Option<PathBuf>,
+}
+
+/// What there is to say at the end.
+pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
+    let pgdata = site.place.pgdata.display();
+    let preserved = journal.changes.iter().find_map(|change| match change {
+        Change::Moved { from, to } if *from == site.place.pgdata => Some(to.clone()),
+        _ => None,
+    });
+    let mut lines = journal.notes.clone();
+    match (journal.stage, journal.plan.action) {
+        (Stage::Done, _) => {}
+        (_, TargetAction::Pause) if journal.plan.starts => lines.push(
+            "the server waits at the target, readable; to end the recovery there, run SELECT pg_wal_replay_resume() \
+             and then recover finish"
+                .to_owned(),
+        ),
+        _ => lines.push(format!("start the server, and when it takes writes, run recover finish -D {pgdata}")),
+    }
+    match (journal.stage, journal.plan.port) {
+        (Stage::Done, Some(port)) => lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}")),
+        (Stage::Done, None) => lines.push("archiving is on; take a new base backup soon".to_owned()),
+        _ => lines.push("archiving is off until then".to_owned()),
+    }
+    if let Some(preserved) = &preserved {
+        lines.push(format!(
+            "the old cluster is in {}; recover rollback -D {pgdata} puts it back",
+            preserved.display()
+        ));
+    }
+    Ending { lines, preserved }
+}

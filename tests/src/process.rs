@@ -1,0 +1,195 @@
+//! Child processes with deadlines, and processes found by number.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait;
+
+/// How long any program may run before a story calls it stuck.
+pub const DEADLINE: Duration = Duration::from_mins(3);
+
+/// What a finished program left.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The command line, for messages.
+    pub command: String,
+    /// The exit status' code; `None` when a signal ended the program.
+    pub code: Option<i32>,
+    /// The signal that ended the program.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+impl Ran {
+    /// Fails unless the program exited with `code`, showing what it said.
+    pub fn expect_code(self, code: i32) -> Result<Self> {
+        ensure!(self.code == Some(code), "wanted exit {code}, got {self}");
+        Ok(self)
+    }
+
+    /// Fails unless the program exited with 0.
+    pub fn success(self) -> Result<Self> {
+        self.expect_code(0)
+    }
+
+    /// Fails unless the program exited with 200 to 255: what makes PostgreSQL stop instead of promoting.
+    pub fn stops_recovery(self) -> Result<Self> {
+        ensure!(self.code.is_some_and(|code| code >= 200), "wanted exit 200 or above, got {self}");
+        Ok(self)
+    }
+
+    /// Fails unless standard error holds every one of `words`, whatever their case.
+    pub fn says(self, words: &[&str]) -> Result<Self> {
+        let said = self.stderr.to_lowercase();
+        for word in words {
+            ensure!(said.contains(&word.to_lowercase()), "nothing about {word:?} in {self}");
+        }
+        Ok(self)
+    }
+
+    /// Standard output as one JSON document.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.stdout).with_context(|| format!("read as JSON the output of {self}"))
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ended = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "no status".to_owned(),
+        };
+        write!(f, "{ended} of `{}`\n  stdout: {}\n  stderr: {}", self.command, self.stdout.trim(), self.stderr.trim())
+    }
+}
+
+/// Runs the command to its end, feeding it `input`; kills it and fails after [`DEADLINE`].
+///
+/// Output goes through files, so that a server or helper that the program leaves running cannot hold it open.
+pub fn run(command: &mut Command, input: &str) -> Result<Ran> {
+    let text = format!("{command:?}");
+    let (stdin, stdout, stderr) = (scratch_file(input)?, scratch_file("")?, scratch_file("")?);
+    command.stdin(Stdio::from(stdin)).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+    let started = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("start {text}"))?;
+    let status = wait_for(&mut child)?;
+    let ran = Ran {
+        command: text,
+        code: status.and_then(|status| status.code()),
+        signal: status.and_then(|status| status.signal()),
+        stdout: read_back(stdout)?,
+        stderr: read_back(stderr)?,
+        took: started.elapsed(),
+    };
+    ensure!(status.is_some(), "still running after {DEADLINE:?}, killed: {ran}");
+    Ok(ran)
+}
+
+/// The child's status; `None` when it had to be killed.
+fn wait_for(child: &mut Child) -> Result<Option<ExitStatus>> {
+    let until = Instant::now() + DEADLINE;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn scratch_file(content: &str) -> Result<File> {
+    let mut file = tempfile::tempfile().context("create a scratch file")?;
+    std::io::Write::write_all(&mut file, content.as_bytes())?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+fn read_back(mut file: File) -> Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether the process still does something; one that only waits to be reaped does not.
+pub fn alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// The processes whose parent is `pid`.
+pub fn children(pid: i32) -> Result<Vec<i32>> {
+    let entries = std::fs::read_dir("/proc").context("read /proc")?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.filter(|&child| stat(child).is_some_and(|(_, parent)| parent == pid)).collect())
+}
+
+/// Sends a signal; a process that is gone already is no failure.
+pub fn signal(pid: i32, signal: Signal) -> Result<()> {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(error) => bail!("send {signal} to process {pid}: {error}"),
+    }
+}
+
+/// Waits until every one of the processes is gone.
+pub fn wait_gone(pids: &[i32]) -> Result<()> {
+    wait::until("the processes end", || Ok(!pids.iter().any(|&pid| alive(pid))))
+}
+
+/// State and parent from `/proc/PID/stat`; the command's name before them may hold anything, parentheses too.
+fn stat(pid: i32) -> Option<(char, i32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_and_status_come_back() {
+        let ran = run(Command::new("sh").args(["-c", "cat; echo oops >&2; exit 7"]), "in").unwrap();
+        assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(7), "in", "oops\n"));
+        assert!(ran.clone().says(&["OOPS"]).is_ok());
+        assert!(ran.success().is_err());
+    }
+
+    #[test]
+    fn a_signal_is_no_exit_code() {
+        let ran = run(Command::new("sh").args(["-c", "kill -9 $$"]), "").unwrap();
+        assert_eq!((ran.code, ran.signal), (None, Some(9)));
+    }
+
+    #[test]
+    fn this_process_lives_and_has_a_parent() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(alive(me));
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(children(me).unwrap().contains(&pid));
+        signal(pid, Signal::SIGKILL).unwrap();
+        wait_gone(&[pid]).unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,65 @@
+//! A whole recovery with a damaged segment, or a hole, in the middle of its WAL.
+
+use anyhow::{Context, Result, ensure};
+use e2e::cluster::Recipe;
+use e2e::{Cluster, Repo, Sandbox};
+
+/// A cluster with a backup and six batches of rows after it, a segment each.
+fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
+    let repo = Repo::new(sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(sandbox)?;
+    cluster.sql("create table t (batch int, n int)")?;
+    cluster.backup(&[])?;
+    let mut segments = Vec::new();
+    for batch in 1..=6 {
+        cluster.sql(&format!("insert into t select {batch}, generate_series(1, 2000)"))?;
+        segments.push(cluster.switch_wal()?);
+    }
+    Ok((cluster, repo, segments))
+}
+
+#[test]
+fn the_recovered_server_stays_down() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, repo, segments) = six_batches(&sandbox)?;
+    let middle = segments.get(2).context("six segments")?;
+    let object = repo.wal(middle)?;
+    let sound = std::fs::read(&object)?;
+    repo.flip(&object, sound.len() / 2)?;
+
+    let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
+    let port = sandbox.new_port().to_string();
+    let ran = copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest"])?;
+    ensure!(ran.code != Some(0), "recovery over a damaged segment: {ran}");
+    ran.says(&[middle])?;
+    ensure!(!copy.is_running(), "the server runs, its rows are not all there");
+
+    // The same without recover watching: PostgreSQL alone with restore-wal.
+    let alone = Cluster::at(&sandbox, &sandbox.path().join("alone"), Some(&repo));
+    let port = sandbox.new_port().to_string();
+    alone.try_recover(&["--as", "copy", "--port", &port, "--target-latest", "--no-start"])?.success()?;
+    ensure!(!alone.start_or_end()?, "PostgreSQL promoted itself over a damaged segment");
+    ensure!(alone.log().contains(middle), "the log does not name {middle}:\n{}", alone.log());
+
+    // Mended, the same directory recovers: nothing was promoted.
+    repo.replace(&object, &sound)?;
+    alone.start()?;
+    alone.wait_promoted()?;
+    ensure!(alone.sql("select count(*) from t")? == cluster.sql("select count(*) from t")?);
+    Ok(())
+}
+
+#[test]
+fn a_hole_is_refused_before_anything_is_touched() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (_cluster, repo, segments) = six_batches(&sandbox)?;
+    let middle = segments.get(2).context("six segments")?;
+    repo.remove(&repo.wal(middle)?)?;
+    let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
+    let port = sandbox.new_port().to_string();
+    let ran = copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest"])?;
+    ensure!(ran.code != Some(0), "recovery over a hole: {ran}");
+    ran.says(&[middle])?;
+    ensure!(!copy.pgdata().exists(), "a refused recovery made {}", copy.pgdata().display());
+    Ok(())
+}

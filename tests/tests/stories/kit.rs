@@ -1,0 +1,40 @@
+//! The kit itself: what it calls the truth must be true without any of Holdfast's programs.
+
+use anyhow::{Result, ensure};
+use e2e::cluster::Recipe;
+use e2e::{Oracle, Repo, Sandbox, Workload, workload};
+
+/// After a crash and PostgreSQL's own recovery the database holds what the oracle reads in the WAL, and every
+/// transaction whose commit was acknowledged.
+#[test]
+fn the_oracle_agrees_with_a_crashed_server() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let empty = Repo::new(&sandbox, "empty")?;
+    let cluster = Recipe::new("pg").segment_mb(1).set("wal_keep_size", "1GB").start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    let load = Workload::start(&cluster, 2)?;
+    load.wait_for(&cluster, 50)?;
+    cluster.kill9()?;
+    let acknowledged = load.stop()?;
+    ensure!(!cluster.is_running());
+    cluster.start()?;
+
+    let oracle = Oracle::read(&sandbox, &empty, Some(&cluster.pgdata().join("pg_wal")), 1)?;
+    let found = workload::orders(&cluster)?;
+    workload::same_orders(&found, &oracle.all())?;
+    ensure!(acknowledged.is_subset(&found), "acknowledged orders are lost");
+    ensure!(oracle.endings().iter().any(|ending| ending.load && !ending.committed), "the load never rolls back");
+    Ok(())
+}
+
+/// What a story leaves running is stopped, and its folder removed, when the story ends.
+#[test]
+fn nothing_is_left_behind() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let folder = sandbox.path().to_owned();
+    let cluster = Recipe::new("pg").segment_mb(1).start(&sandbox)?;
+    let server = cluster.pid()?;
+    drop((cluster, sandbox));
+    ensure!(!folder.exists() && !e2e::process::alive(server));
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! The stories: real clusters, archived, damaged, destroyed and brought back by the real programs.
+//!
+//! One module tells about one promise; every test stands alone, and all of them run side by side.
+
+mod archive_refusals;
+mod damaged_middle;
+mod fetch_truth;
+mod first_backup;
+mod first_contact;
+mod killed_tail;
+mod kit;
+mod pitr_random;
+mod pitr_targets;
+mod promotion;
+mod retention_keeps;
+mod rollback;
+mod started_by_root;
+mod timelines;

@@ -1,0 +1,72 @@
+//! Under a write load, to a random moment, in place and to a copy in turn: exactly the rows of that moment.
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use e2e::cluster::Recipe;
+use e2e::{Oracle, Repo, Sandbox, StopMode, Workload, settings, workload};
+
+/// How many rounds share a backup.
+const ROUNDS_PER_BACKUP: u32 = 4;
+
+#[test]
+fn a_random_moment_under_load() -> Result<()> {
+    let mut random = fastrand::Rng::with_seed(settings::seed("pitr_random"));
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    let mut earliest = DateTime::<Utc>::MIN_UTC;
+    for round in 0..settings::rounds("pitr_random") {
+        let load = Workload::start(&cluster, 2)?;
+        load.wait_for(&cluster, 20)?;
+        if round % ROUNDS_PER_BACKUP == 0 {
+            cluster.backup(&["-j", "2"])?;
+            earliest = now(&cluster)?;
+        }
+        load.wait_for(&cluster, random.u64(20..80))?;
+        cluster.switch_wal()?;
+        load.wait_for(&cluster, random.u64(5..30))?;
+
+        let in_place = round % 2 == 0;
+        let (mut load, pg_wal) = (Some(load), cluster.pgdata().join("pg_wal"));
+        if in_place && let Some(load) = load.take() {
+            load.stop()?;
+        } else {
+            cluster.switch_wal()?;
+        }
+        let oracle = Oracle::read(&sandbox, &repo, Some(&pg_wal), cluster.timeline()?)?;
+        let target = random_moment(&oracle, earliest, &mut random)?;
+        let text = target.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string();
+        let context = format!("round {round}, in place: {in_place}, target time {text}");
+        let recovered = if in_place {
+            cluster.recover(&["--target-time", &text]).map(|()| cluster.clone())
+        } else {
+            cluster.recover_copy(&format!("copy{round}"), &["--target-time", &text])
+        };
+        let recovered = recovered.with_context(|| context.clone())?;
+        workload::same_orders(&workload::orders(&recovered)?, &oracle.at_time(target)).context(context)?;
+        if let Some(load) = load {
+            load.stop()?;
+            recovered.stop(StopMode::Immediate)?;
+        }
+    }
+    Ok(())
+}
+
+fn now(cluster: &e2e::Cluster) -> Result<DateTime<Utc>> {
+    let text =
+        cluster.sql("select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")?;
+    Ok(DateTime::parse_from_rfc3339(&text)?.to_utc())
+}
+
+/// A moment, to the microsecond, after `earliest` and before the last commit; in a third of all cases a commit's own.
+fn random_moment(oracle: &Oracle, earliest: DateTime<Utc>, random: &mut fastrand::Rng) -> Result<DateTime<Utc>> {
+    let mut times: Vec<_> = oracle.endings().iter().map(|ending| ending.time).filter(|&time| time > earliest).collect();
+    times.sort();
+    times.pop();
+    ensure!(times.len() > 10, "too few transactions to choose a moment from");
+    let one = *times.get(random.usize(..times.len())).context("a time")?;
+    let other = *times.get(random.usize(..times.len())).context("a time")?;
+    let moment = if random.u8(..3) == 0 { one } else { one.min(other) + (one - other).abs() / 2 };
+    DateTime::from_timestamp_micros(moment.timestamp_micros()).context("a moment of our time")
+}
