@@ -33,10 +33,10 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let settings = ctx.settings.require_repositories()?;
     let mut results = Vec::new();
     for setting in settings {
-        results.push((setting, one(setting, &policy, cli.dry_run, ctx)));
+        results.push((setting, one(setting, policy, cli.dry_run, ctx)));
         ctx.cancel.check()?;
     }
-    report::print(&results, &policy, cli.dry_run, ctx)?;
+    report::print(&results, policy, cli.dry_run, ctx)?;
     let mut outcome = Outcome::Done;
     let mut failure = None;
     for (setting, result) in results {
@@ -60,7 +60,7 @@ fn policy(cli: &Cli, ctx: &Context) -> anyhow::Result<Policy> {
     Ok(Policy { keep_last })
 }
 
-fn one(setting: &RepositorySetting, policy: &Policy, dry_run: bool, ctx: &Context) -> anyhow::Result<Done> {
+fn one(setting: &RepositorySetting, policy: Policy, dry_run: bool, ctx: &Context) -> anyhow::Result<Done> {
     let repository = ctx.open(setting)?;
     let catalog = facts::gather(&repository)?;
     if catalog.is_empty() {

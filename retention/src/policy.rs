@@ -97,7 +97,7 @@ impl Plan {
 /// A backup is good when it is whole and none of its pages had a wrong checksum. The newest `keep_last` good ones stay,
 /// and the newest good one that leads to the timeline that the cluster is on, should none of these do: after a recovery
 /// to an earlier moment the newest backups may lie on the way that was left. Without any good backup nothing goes.
-pub fn decide(catalog: &Catalog, policy: &Policy, now: DateTime<Utc>) -> Plan {
+pub fn decide(catalog: &Catalog, policy: Policy, now: DateTime<Utc>) -> Plan {
     let good = kept_good(catalog, policy);
     let oldest_good = good.first_key_value().map(|(id, _)| *id);
     let mut findings = Vec::new();
@@ -134,7 +134,7 @@ fn complete(
     record: &BackupRecord,
     oldest_good: BackupId,
     good: &BTreeMap<BackupId, String>,
-    policy: &Policy,
+    policy: Policy,
 ) -> (Verdict, String) {
     if let Some(reason) = good.get(&id) {
         return (Verdict::Keep, reason.clone());
@@ -142,13 +142,13 @@ fn complete(
     let pages = record.damaged_page_count;
     match (pages, id > oldest_good) {
         (0, _) => (Verdict::Drop, format!("newer ones fill the {} that are kept", policy.keep_last)),
-        (_, true) => (Verdict::Keep, format!("newer than the oldest good one, but {pages} pages were damaged")),
-        (_, false) => (Verdict::Drop, format!("{pages} pages were damaged, and a newer good one is kept")),
+        (_, true) => (Verdict::Keep, format!("newer than the oldest good one, with damaged pages: {pages}")),
+        (_, false) => (Verdict::Drop, format!("older than the oldest good one, with damaged pages: {pages}")),
     }
 }
 
 /// The good backups that stay, and why.
-fn kept_good(catalog: &Catalog, policy: &Policy) -> BTreeMap<BackupId, String> {
+fn kept_good(catalog: &Catalog, policy: Policy) -> BTreeMap<BackupId, String> {
     let good: Vec<(BackupId, &BackupRecord)> = catalog
         .backups
         .iter()

@@ -43,7 +43,7 @@ struct Removed {
 }
 
 /// Prints all results; those of repositories that failed only in the document, since `main` says their errors.
-pub(crate) fn print(results: &[Outcome<'_>], policy: &Policy, dry_run: bool, ctx: &Context) -> anyhow::Result<()> {
+pub(crate) fn print(results: &[Outcome<'_>], policy: Policy, dry_run: bool, ctx: &Context) -> anyhow::Result<()> {
     if ctx.output.is_json() {
         return ctx.output.json(&Document {
             cluster: ctx.settings.cluster.value.as_str(),
@@ -83,8 +83,7 @@ fn table(done: &Done, dry_run: bool, ctx: &Context) -> anyhow::Result<()> {
     let wal = plan.wal.iter().map(|item| {
         let what =
             if item.first == item.last { item.first.clone() } else { format!("{} to {}", item.first, item.last) };
-        let files = if item.files == 1 { "1 file".to_owned() } else { format!("{} files", item.files) };
-        let what = format!("WAL {what} ({files})");
+        let what = format!("WAL {what} ({})", count(item.files, "file"));
         vec![what, item.verdict.name().to_owned(), size(item.bytes), item.reason.clone()]
     });
     let rows: Vec<Vec<String>> = backups.chain(wal).collect();
@@ -96,11 +95,15 @@ fn table(done: &Done, dry_run: bool, ctx: &Context) -> anyhow::Result<()> {
         (true, _) => "nothing to remove".to_owned(),
         (false, true) => format!("would free {}", size(plan.dropped_bytes())),
         (false, false) => format!(
-            "removed {} backups and {} WAL files, freed {}",
-            done.acted.backups,
-            done.acted.wal_files,
+            "removed {} and {}, freed {}",
+            count(done.acted.backups, "backup"),
+            count(done.acted.wal_files, "WAL file"),
             size(done.acted.bytes)
         ),
     };
     ctx.output.line(&summary)
+}
+
+fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

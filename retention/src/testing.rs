@@ -125,7 +125,7 @@ impl World {
 
     pub(crate) fn plan(&self, keep_last: u32, minutes: i64) -> Plan {
         let policy = Policy { keep_last: NonZeroU32::new(keep_last).unwrap() };
-        decide(&facts::gather(&self.repository).unwrap(), &policy, time(minutes))
+        decide(&facts::gather(&self.repository).unwrap(), policy, time(minutes))
     }
 
     pub(crate) fn inventory(&self) -> Inventory {

@@ -54,7 +54,7 @@ fn as_text<S: Serializer>(system: &SystemIdentifier, serializer: S) -> Result<S:
 struct Start {
     backup: BackupId,
     timeline: TimelineId,
-    start: Lsn,
+    begins: Lsn,
     /// Where it is complete; its start while it is being made, from which at least as much follows.
     stop: Lsn,
 }
@@ -132,7 +132,7 @@ fn start_of(catalog: &Catalog, id: BackupId, system: SystemIdentifier) -> Option
     match &catalog.backups.get(&id)?.state {
         State::Complete(record) if record.source.system_identifier == system => {
             let span = &record.span;
-            Some(Start { backup: id, timeline: span.timeline, start: span.start_lsn, stop: span.stop_lsn })
+            Some(Start { backup: id, timeline: span.timeline, begins: span.start_lsn, stop: span.stop_lsn })
         }
         _ => None,
     }
@@ -142,7 +142,7 @@ fn being_made(catalog: &Catalog, now: DateTime<Utc>) -> Vec<Start> {
     let start = |(id, backup): (&BackupId, &crate::facts::Backup)| match &backup.state {
         State::Unfinished(Some(started)) if is_alive(started, now) => {
             let position = started.start_wal?;
-            Some(Start { backup: *id, timeline: position.timeline, start: position.lsn, stop: position.lsn })
+            Some(Start { backup: *id, timeline: position.timeline, begins: position.lsn, stop: position.lsn })
         }
         _ => None,
     };
@@ -170,7 +170,7 @@ impl Floors {
         let mut reached: BTreeMap<TimelineId, Floor> = BTreeMap::new();
         let mut lowest: Option<Floor> = None;
         for start in starts {
-            let floor = Floor { number: start.start.0 / inventory.segment_size().bytes(), backup: start.backup };
+            let floor = Floor { number: start.begins.0 / inventory.segment_size().bytes(), backup: start.backup };
             lowest = Some(lowest.map_or(floor, |other| other.min(floor)));
             for descendant in inventory.descendants(start.timeline, start.stop) {
                 let history = inventory.history(descendant);

@@ -1,4 +1,5 @@
 //! The program from outside: help, exit codes, and a small repository.
+#![expect(clippy::unwrap_used, reason = "a helper that fails ends the test")]
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 
 /// The program in an environment with no configuration of its own.
 fn retention(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("retention").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_retention"));
     command.env_clear().env("HOLDFAST_CONFIG", "/dev/null").args(arguments);
     command
 }
@@ -88,7 +89,7 @@ fn one_repository_that_fails_does_not_keep_the_others_waiting() {
 
 #[rstest]
 #[case(&["--dry-run"], "would free")]
-#[case(&[], "removed 1 backups")]
+#[case(&[], "removed 1 backup and 0 WAL files")]
 fn the_configured_number_counts(#[case] arguments: &[&str], #[case] summary: &str) {
     let world = TwoBackups::new();
     let output = world.command(arguments).assert().code(0).get_output().clone();

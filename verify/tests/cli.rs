@@ -1,4 +1,5 @@
 //! The program from outside: help, exit codes, and what it says of a repository.
+#![expect(clippy::unwrap_used, reason = "a helper that fails ends the test")]
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 
 /// The program in an environment with no configuration of its own.
 fn verify(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("verify").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verify"));
     command.env_clear().env("HOLDFAST_CONFIG", "/dev/null").args(arguments);
     command
 }

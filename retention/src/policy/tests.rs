@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use common::pg::{ArchiveName, Lsn, TimelineHistory, TimelineId};
 use common::repo::BackupId;
@@ -62,8 +63,8 @@ fn a_backup_with_bad_pages_never_counts() {
     let old_bad = world.backup(150, 1, at(36), at(41), 1);
     let plan = world.plan(2, 600);
     assert_eq!(kept(&plan), [ids[3], ids[4], bad]);
-    assert_eq!(reason(&plan, bad), "newer than the oldest good one, but 3 pages were damaged");
-    assert_eq!(reason(&plan, old_bad), "1 pages were damaged, and a newer good one is kept");
+    assert_eq!(reason(&plan, bad), "newer than the oldest good one, with damaged pages: 3");
+    assert_eq!(reason(&plan, old_bad), "older than the oldest good one, with damaged pages: 1");
 }
 
 #[test]
@@ -239,7 +240,7 @@ impl Tree {
             let parent = histories.len() - 1 - (*down as usize).min(histories.len() - 1);
             let fork = begins[parent] + after;
             let mut text = histories[parent].to_text();
-            text.push_str(&format!("\n{}\t{}\tx\n", histories[parent].timeline, at(fork)));
+            writeln!(text, "\n{}\t{}\tx", histories[parent].timeline, at(fork)).unwrap();
             let history = TimelineHistory::parse(TimelineId(number), text.as_bytes()).unwrap();
             if !self.lost_histories.contains(&number) {
                 world.history(number, &text);
