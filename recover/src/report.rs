@@ -8,7 +8,7 @@ use common::units::{ByteCount, Took};
 use serde::Serialize;
 
 use crate::cli::Role;
-use crate::plan::Plan;
+use crate::plan::{Plan, Transaction};
 
 /// The names of the steps.
 const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
@@ -73,6 +73,18 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         format!("WAL             from {} on, there without a hole up to {}", plan.wal_from, plan.wal_reaches),
         format!("archiving       {}", if plan.archives { "on again once the recovery is verified" } else { "off" }),
     ];
+    if let Some(arrival) = &plan.arrival {
+        let say = |transaction: &Transaction| {
+            format!(
+                "{} at {}, record {}",
+                transaction.xid,
+                transaction.time.format("%Y-%m-%d %H:%M:%S%.6fZ"),
+                transaction.lsn
+            )
+        };
+        lines.extend(arrival.last_before.as_ref().map(|last| format!("last commit     {}", say(last))));
+        lines.extend(arrival.first_after.as_ref().map(|first| format!("first left out  {}", say(first))));
+    }
     if !plan.salvage.is_empty() {
         lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
     }

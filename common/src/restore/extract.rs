@@ -228,17 +228,25 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// Works until the last job; after an error it takes the rest without a look, so that nobody waits for it.
     fn work(&self, jobs: &Mutex<Receiver<Job>>, total: &Mutex<Extracted>) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
         loop {
             let next = jobs.lock().map_err(|_| anyhow::anyhow!("an extraction thread died"))?.recv();
-            let Ok(job) = next else { return Ok(()) };
+            let Ok(job) = next else { return outcome };
             if self.stop.is_cancelled() {
-                return Ok(());
+                continue;
             }
-            let done = self.part(&job).inspect_err(|_| self.stop.cancel())?;
-            if let Ok(mut total) = total.lock() {
-                total.files += done.files;
-                total.bytes += done.bytes;
+            match self.part(&job) {
+                Ok(done) => {
+                    let mut total = total.lock().map_err(|_| anyhow::anyhow!("an extraction thread died"))?;
+                    total.files += done.files;
+                    total.bytes += done.bytes;
+                }
+                Err(err) => {
+                    self.stop.cancel();
+                    outcome = Err(err);
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod place;
 pub(crate) mod preserve;
 pub(crate) mod start;
 pub(crate) mod stop;
+mod target;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
