@@ -32,6 +32,7 @@ impl Scene {
         let midday = cluster.ask("select pg_create_restore_point('midday')")?;
         load.wait_for(&cluster, 50)?;
         load.stop()?;
+        cluster.switch_wal()?;
         let oracle = Oracle::read(&sandbox, &repo, Some(&cluster.pgdata().join("pg_wal")), 1)?;
         Ok(Self { repo, cluster, oracle, backup: (before, after), midday })
     }
@@ -67,7 +68,6 @@ fn positions_and_transactions_with_and_without_the_last_one() -> Result<()> {
 fn a_name_the_end_of_the_backup_and_the_latest() -> Result<()> {
     let scene = Scene::new()?;
     scene.expect("name", &["--target-name", "midday"], &scene.oracle.at_lsn(scene.midday, false))?;
-    // The last segment is not archived yet: the running server is asked for it.
     scene.expect("latest", &["--target-latest"], &scene.oracle.all())?;
 
     let found = scene.recover("immediate", &["--target-immediate"])?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, workload};
+use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, wait, workload};
 
 /// Writes orders until `count` more are committed.
 fn write(cluster: &Cluster, count: u64) -> Result<()> {
@@ -31,9 +31,8 @@ fn the_preserved_cluster_comes_back() -> Result<()> {
 
     let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "--yes"];
     sandbox.run("recover", &args)?.success()?;
-    if !cluster.is_running() {
-        cluster.start()?;
-    }
+    // The server ran before, so it runs again.
+    wait::until("the server is back", || Ok(cluster.is_running()))?;
     cluster.wait_promoted()?;
     workload::same_orders(&workload::orders(&cluster)?, &before).context("after the rollback")?;
 
