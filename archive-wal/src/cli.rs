@@ -6,10 +6,8 @@ use clap::Parser;
 use common::app::{CommonArgs, Program, exit};
 
 /// Put one finished WAL file into the repository, durably, once.
-///
-/// For postgresql.conf:  `archive_command` = 'archive-wal --repo /var/lib/holdfast %p'
 #[derive(Debug, Parser)]
-#[command(name = "archive-wal", after_help = exit::table(Program::ArchiveWal))]
+#[command(name = "archive-wal", after_help = after_help())]
 pub struct Cli {
     /// Options that every program knows.
     #[command(flatten)]
@@ -22,4 +20,11 @@ pub struct Cli {
     /// The WAL file: PostgreSQL puts it in place of %p
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
+}
+
+fn after_help() -> String {
+    format!(
+        "For postgresql.conf:\n  archive_command = 'archive-wal --repo /var/lib/holdfast %p'\n\n{}",
+        exit::table(Program::ArchiveWal)
+    )
 }

@@ -40,10 +40,7 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) enum Directory {
     /// Nothing, or an empty directory.
-    Free {
-        /// Whether the empty directory is there.
-        exists: bool,
-    },
+    Free,
     /// A cluster.
     Cluster(Box<OldCluster>),
     /// Something else.
@@ -70,7 +67,7 @@ impl Directory {
     pub(crate) fn cluster(&self) -> Option<&OldCluster> {
         match self {
             Self::Cluster(cluster) => Some(cluster),
-            Self::Free { .. } | Self::Foreign => None,
+            Self::Free | Self::Foreign => None,
         }
     }
 }
@@ -89,8 +86,12 @@ pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> a
     let newest = all.last().map(|backup| backup.source.system_identifier);
     let known = own.filter(|system| all.iter().any(|backup| backup.source.system_identifier == *system));
     let system = known.or(newest).ok_or_else(|| {
-        Advice::failed(format!("there is no whole backup of cluster \"{}\" in {}", ctx.settings.cluster.value, repository.describe()))
-            .hint("basebackup list shows what there is; another --cluster or --repo may hold it")
+        Advice::failed(format!(
+            "there is no whole backup of cluster \"{}\" in {}",
+            ctx.settings.cluster.value,
+            repository.describe()
+        ))
+        .hint("basebackup list shows what there is; another --cluster or --repo may hold it")
     })?;
     let backups: Vec<_> = all.into_iter().filter(|backup| backup.source.system_identifier == system).collect();
     let size = backups.first().map(|backup| backup.source.segment_size).context("no backup is left")?;
@@ -107,11 +108,11 @@ pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> a
 fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {
     let looking = || format!("look into {}", pgdata.display());
     let mut entries = match std::fs::read_dir(pgdata) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Directory::Free { exists: false }),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Directory::Free),
         entries => entries.with_context(looking)?,
     };
     if !pgdata.join("PG_VERSION").exists() && !pgdata.join("global/pg_control").exists() {
-        return Ok(if entries.next().is_none() { Directory::Free { exists: true } } else { Directory::Foreign });
+        return Ok(if entries.next().is_none() { Directory::Free } else { Directory::Foreign });
     }
     Ok(Directory::Cluster(Box::new(OldCluster {
         control: identity::read_control(pgdata).ok(),

@@ -14,9 +14,8 @@ use crate::steps::{self, Site};
 pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
-    let mut journal = Journal::read(&place)?.ok_or_else(|| {
-        Advice::refused(format!("no recovery of {pgdata} is known")).hint("recover run begins one")
-    })?;
+    let mut journal = Journal::read(&place)?
+        .ok_or_else(|| Advice::refused(format!("no recovery of {pgdata} is known")).hint("recover run begins one"))?;
     if journal.stage == Stage::Done {
         ctx.output.line("the recovery is finished already")?;
         return Ok(Outcome::Done);

@@ -27,9 +27,12 @@ impl Place {
         let existing = wanted.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         identity::become_owner_of(existing)?;
         if identity::is_root() {
-            return Err(Advice::refused(format!("{} belongs to root, and PostgreSQL does not run as root", existing.display()))
-                .hint("make the folder, give it to the user that runs PostgreSQL, and run recover as that user")
-                .into());
+            return Err(Advice::refused(format!(
+                "{} belongs to root, and PostgreSQL does not run as root",
+                existing.display()
+            ))
+            .hint("make the folder, give it to the user that runs PostgreSQL, and run recover as that user")
+            .into());
         }
         let resolved = existing.canonicalize().with_context(|| format!("find {}", existing.display()))?;
         let rest = wanted.strip_prefix(existing).unwrap_or(Path::new(""));

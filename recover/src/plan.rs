@@ -71,15 +71,13 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
 }
 
-/// A plan with the records that it rests on.
+/// A plan with the record that it rests on.
 #[derive(Debug)]
 pub(crate) struct Decision {
     /// The plan.
     pub(crate) plan: Plan,
     /// The backup's record.
     pub(crate) backup: BackupRecord,
-    /// The way through the WAL.
-    pub(crate) route: Route,
 }
 
 /// Decides, or says why it is refused.
@@ -131,7 +129,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         decided: facts.now,
         warnings,
     };
-    Ok(Decision { plan, backup, route })
+    Ok(Decision { plan, backup })
 }
 
 /// Production only where the backup came from, or where the user says so; anywhere else a copy.
@@ -147,7 +145,9 @@ fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> 
                 "{pgdata} is the data directory of the backup, but this host is {} and the backup's was {}",
                 facts.host, backup.source.host
             ))
-            .hint("say which it is: --as production replaces that server, --as copy makes a copy that archives nothing"));
+            .hint(
+                "say which it is: --as production replaces that server, --as copy makes a copy that archives nothing",
+            ));
         }
         None => Role::Copy,
     };
@@ -180,7 +180,10 @@ fn prove_wal(known: &Inventory, backup: &BackupRecord, route: &Route, target: &T
                 "{} is missing from the archive, which goes on behind it: there is a hole on the way to {target}",
                 route.segment(reaches.0 / known.segment_size().bytes())
             ))
-            .hint(format!("archive that segment, or recover to the last moment before it with --target-lsn {}", Lsn(reaches.0 - 1))));
+            .hint(format!(
+                "archive that segment, or recover to the last moment before it with --target-lsn {}",
+                Lsn(reaches.0 - 1)
+            )));
         }
         return Ok(reaches);
     };
@@ -254,7 +257,9 @@ fn tablespaces(
         let twice = mapped.iter().any(|(_, other)| *other == new);
         if shared || twice || new.starts_with(&place.pgdata) {
             return Err(Advice::refused(format!("tablespace \"{}\" cannot go to {}", tablespace.name, new.display()))
-                .hint("each tablespace needs a directory of its own, outside the data directory and not the original's"));
+                .hint(
+                    "each tablespace needs a directory of its own, outside the data directory and not the original's",
+                ));
         }
         mapped.push((tablespace.oid, new));
     }

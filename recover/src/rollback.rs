@@ -61,7 +61,11 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     } else {
         format!("{pgdata} is free again")
     }];
-    lines.extend(discarded.iter().map(|path| format!("what the recovery made is in {}; remove it when you like", path.display())));
+    lines.extend(
+        discarded
+            .iter()
+            .map(|path| format!("what the recovery made is in {}; remove it when you like", path.display())),
+    );
     if journal.was_running && journal.plan.replaces {
         start(&journal, &site)?;
         lines.push("its server is starting".to_owned());

@@ -144,4 +144,3 @@ fn port(cli: &Cli) -> anyhow::Result<Option<u16>> {
     };
     cli.server.port.as_ref().map(parse).transpose()
 }
-

@@ -42,10 +42,8 @@ pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
         }
     }
     let rows: Vec<Vec<String>> = windows.iter().map(row).collect();
-    ctx.output.table(
-        &["backup", "timeline", "from", "from LSN", "to LSN", "last WAL archived at", "missing"],
-        &rows,
-    )?;
+    ctx.output
+        .table(&["backup", "timeline", "from", "from LSN", "to LSN", "last WAL archived at", "missing"], &rows)?;
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({ "format": 1, "windows": windows }))?;
     }

@@ -6,10 +6,8 @@ use clap::Parser;
 use common::app::{CommonArgs, Program, exit};
 
 /// Bring one WAL file back, or say truthfully that it does not exist.
-///
-/// For postgresql.conf:  `restore_command` = 'restore-wal --repo /var/lib/holdfast %f %p'
 #[derive(Debug, Parser)]
-#[command(name = "restore-wal", after_help = exit::table(Program::RestoreWal))]
+#[command(name = "restore-wal", after_help = after_help())]
 pub struct Cli {
     /// Options that every program knows.
     #[command(flatten)]
@@ -26,4 +24,11 @@ pub struct Cli {
     /// Where it belongs: PostgreSQL puts it in place of %p
     #[arg(value_name = "DEST")]
     pub destination: PathBuf,
+}
+
+fn after_help() -> String {
+    format!(
+        "For postgresql.conf:\n  restore_command = 'restore-wal --repo /var/lib/holdfast %f %p'\n\n{}",
+        exit::table(Program::RestoreWal)
+    )
 }

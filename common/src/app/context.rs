@@ -14,8 +14,8 @@ use crate::archive::Repository;
 use crate::report::{Cancel, Progress};
 use crate::server::{self, Conninfo};
 use crate::store;
-use crate::sys::identity;
 use crate::sys::clock::Clock;
+use crate::sys::identity;
 
 /// The world outside, made once and passed down.
 pub struct Context {

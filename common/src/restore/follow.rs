@@ -180,7 +180,8 @@ impl Recovery<'_> {
             "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END, \
              pg_last_wal_replay_lsn()",
         )?;
-        let row: Vec<&str> = rows.first().into_iter().flatten().map(|cell| cell.as_deref().unwrap_or_default()).collect();
+        let row: Vec<&str> =
+            rows.first().into_iter().flatten().map(|cell| cell.as_deref().unwrap_or_default()).collect();
         match row[..] {
             ["t", "paused", lsn] => Ok(Some(Arrival::Paused { at: lsn.parse()? })),
             _ => Ok(None),
@@ -210,7 +211,8 @@ impl Recovery<'_> {
     /// Why the server is gone: the last words of its log.
     fn failure(&self) -> anyhow::Error {
         let lines = self.log_tail();
-        let ours = lines.iter().rev().find(|line| line.contains("restore-wal: ") && !line.contains("restore-wal: hint:"));
+        let ours =
+            lines.iter().rev().find(|line| line.contains("restore-wal: ") && !line.contains("restore-wal: hint:"));
         let fatal = lines.iter().rev().find(|line| is_fatal(line)).or(lines.last());
         let words: Vec<&str> = [ours, fatal].into_iter().flatten().map(|line| line.trim()).collect();
         let reason = if words.is_empty() { "it left no word in its log".to_owned() } else { words.join("; ") };

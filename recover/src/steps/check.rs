@@ -28,7 +28,12 @@ const SPARE_SEGMENTS: u64 = 16;
 
 /// Asks a running server to close its current WAL segment and waits, bounded, until it has arrived in the repository.
 /// `false` when no server runs. What does not arrive is taken from its `pg_wal` after the stop.
-pub(crate) fn bring_in_the_tail(facts: &Facts, repository: &Repository, cli: &Cli, ctx: &Context) -> anyhow::Result<bool> {
+pub(crate) fn bring_in_the_tail(
+    facts: &Facts,
+    repository: &Repository,
+    cli: &Cli,
+    ctx: &Context,
+) -> anyhow::Result<bool> {
     let Some(cluster) = facts.directory.cluster() else { return Ok(false) };
     let Some(control) = cluster.control.as_ref().filter(|control| control.system_identifier == facts.system) else {
         return Ok(false);
@@ -110,9 +115,11 @@ fn objects_are_there(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()>
     // Pages that were bad on the server already are in the plan's warnings; they can be restored as they were.
     match findings.iter().find(|finding| finding.kind != inspect::Kind::BadPages) {
         None => Ok(()),
-        Some(first) => Err(Advice::refused(format!("{} is damaged: {}: {}", decision.backup.id, first.object, first.what))
-            .hint("choose another backup with --backup ID; recover list shows them")
-            .into()),
+        Some(first) => {
+            Err(Advice::refused(format!("{} is damaged: {}: {}", decision.backup.id, first.object, first.what))
+                .hint("choose another backup with --backup ID; recover list shows them")
+                .into())
+        }
     }
 }
 
@@ -171,4 +178,3 @@ fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
-

@@ -104,15 +104,14 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
         _ => lines.push(format!("start the server, and when it takes writes, run recover finish -D {pgdata}")),
     }
     match (journal.stage, journal.plan.port) {
-        (Stage::Done, Some(port)) => lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}")),
+        (Stage::Done, Some(port)) => {
+            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"))
+        }
         (Stage::Done, None) => lines.push("archiving is on; take a new base backup soon".to_owned()),
         _ => lines.push("archiving is off until then".to_owned()),
     }
     if let Some(preserved) = &preserved {
-        lines.push(format!(
-            "the old cluster is in {}; recover rollback -D {pgdata} puts it back",
-            preserved.display()
-        ));
+        lines.push(format!("the old cluster is in {}; recover rollback -D {pgdata} puts it back", preserved.display()));
     }
     Ending { lines, preserved }
 }

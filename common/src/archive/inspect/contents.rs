@@ -205,11 +205,7 @@ impl<'a> Reading<'a, '_> {
 
 /// Reads the index once: its files go to the manifest's comparison and to the workers, its frame tables are kept. Parts
 /// that it does not name, or all of them when it cannot be read, are read without knowing their files.
-fn read_index<'a>(
-    means: Means<'a>,
-    manifest: Option<Expected>,
-    jobs: &Jobs<'a, '_>,
-) -> anyhow::Result<Vec<Finding>> {
+fn read_index<'a>(means: Means<'a>, manifest: Option<Expected>, jobs: &Jobs<'a, '_>) -> anyhow::Result<Vec<Finding>> {
     let index_key = means.key(&backup_object::index(means.codec()))?;
     let manifest_key = means.key(&backup_object::manifest(means.codec()))?;
     let (of_index, of_manifest) = (Limited::new(index_key.as_str()), Limited::new(manifest_key.as_str()));
@@ -256,11 +252,7 @@ impl<'a> Jobs<'a, '_> {
 }
 
 /// Whether the frame tables fit the record, and each Zstandard part's own seek table, for stock tools, says the same.
-fn check_tables(
-    means: Means<'_>,
-    tables: &[FrameTable],
-    of_index: &mut Limited<'_>,
-) -> anyhow::Result<Vec<Finding>> {
+fn check_tables(means: Means<'_>, tables: &[FrameTable], of_index: &mut Limited<'_>) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for part in &means.record.parts {
         let mut of_part = tables.iter().filter(|table| table.part == part.number);
@@ -343,7 +335,12 @@ fn check_part(means: Means<'_>, job: &Job<'_>, stop: &Cancel) -> anyhow::Result<
     if let Err(err) = read_part(means, &key, job, stop, &mut findings, &mut done) {
         let finding = Finding::of_reading(&key, err)?;
         let from = job.files.get(done).map_or_else(String::new, |file| {
-            format!("; {} of its {} files are lost from {} on", job.files.len() - done, job.files.len(), file.path.display())
+            format!(
+                "; {} of its {} files are lost from {} on",
+                job.files.len() - done,
+                job.files.len(),
+                file.path.display()
+            )
         });
         findings.add(finding.kind, format!("{}{from}", finding.what));
     }

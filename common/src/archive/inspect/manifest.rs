@@ -56,8 +56,7 @@ impl Expected {
             None if UNLISTED.contains(&path) || path.starts_with(b"pg_wal/") => {}
             None => findings.add(Kind::Mismatch, format!("{} is in the index alone", file.path.display())),
             Some(said) if said.size != file.size => {
-                let what =
-                    format!("{} has {} bytes in it, {} in the index", file.path.display(), said.size, file.size);
+                let what = format!("{} has {} bytes in it, {} in the index", file.path.display(), said.size, file.size);
                 findings.add(Kind::Mismatch, what);
             }
             Some(said) if said.sha256.is_some_and(|digest| digest != file.sha256) => {

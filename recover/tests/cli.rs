@@ -1,0 +1,56 @@
+//! The command line from outside: help, exit codes, bad input; nothing is touched by a mistake.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use rstest::rstest;
+
+fn recover(directory: &Path, args: &[&str]) -> (i32, String, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_recover")).env_clear().current_dir(directory).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn help_names_the_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, stdout, _) = recover(dir.path(), &["-?"]);
+    assert_eq!(code, 0);
+    for command in ["list", "windows", "run", "finish", "rollback"] {
+        assert!(stdout.contains(command), "{stdout}");
+    }
+}
+
+#[rstest]
+#[case(&[], 2)]
+#[case(&["run", "--target-lsn", "0/1", "--target-xid", "7"], 2)]
+#[case(&["run", "--target-time", "yesterday"], 2)]
+#[case(&["run", "--target-timeline", "0"], 2)]
+#[case(&["run", "-T", "nonsense"], 2)]
+#[case(&["run", "--as", "something"], 2)]
+#[case(&["run", "--repo", "/nowhere"], 2)]
+#[case(&["list"], 2)]
+#[case(&["list", "--repo", "/nowhere/at/all"], 10)]
+fn mistakes_have_their_codes(#[case] args: &[&str], #[case] expected: i32) {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = recover(dir.path(), args);
+    assert_eq!(code, expected, "{stderr}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn without_a_data_directory_it_says_how_to_name_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, _, stderr) = recover(dir.path(), &["run", "--repo", "/nowhere"]);
+    assert!(stderr.contains("-D DIR"), "{stderr}");
+}
+
+#[test]
+fn there_is_nothing_to_undo_where_nothing_was_done() {
+    let dir = tempfile::tempdir().unwrap();
+    // In a folder of root's nothing is done at all, in anybody else's there is no journal: refused either way.
+    let (code, _, stderr) = recover(dir.path(), &["rollback", "-D", "data", "--repo", "/nowhere"]);
+    assert_eq!(code, 20, "{stderr}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
