@@ -29,7 +29,7 @@ fn the_preserved_cluster_comes_back() -> Result<()> {
     write(&cluster, 20)?;
     cluster.switch_wal()?;
 
-    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "--yes"];
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
     sandbox.run("recover", &args)?.success()?;
     // The server ran before, so it runs again.
     wait::until("the server is back", || Ok(cluster.is_running()))?;
