@@ -6,8 +6,7 @@ use anyhow::Context as _;
 use common::archive::Repository;
 use common::codec::{Codec, Compression, CountingWriter, Encoder, HashingWriter};
 use common::repo::BackupId;
-use common::repo::layout::backup_object;
-use common::repo::records::{BackupRecord, ObjectRecord};
+use common::repo::records::ObjectRecord;
 use common::store::{Key, Published, Upload};
 
 /// Where the objects of a backup go. Shared by all workers.
@@ -41,27 +40,6 @@ impl<'a> Target<'a> {
     pub(crate) fn put(&self, name: &str, plain: &[u8]) -> anyhow::Result<ObjectRecord> {
         let key = self.repository.layout().backup_object(self.id, name)?;
         self.repository.put_object(&key, plain)
-    }
-
-    /// Makes sure that every object is in the store with the size that was written. The commit record must not
-    /// promise what a full disk or a careless file system has cut short.
-    pub(crate) fn require_sizes(&self, record: &BackupRecord) -> anyhow::Result<()> {
-        let codec = self.codec();
-        let parts = record.parts.iter().map(|part| (backup_object::part(part.number, codec), part.stored_bytes));
-        let others = [
-            Some((backup_object::index(codec), record.index.stored_bytes)),
-            Some((backup_object::manifest(codec), record.manifest.stored_bytes)),
-            record.config.map(|config| (backup_object::config(codec), config.stored_bytes)),
-        ];
-        for (name, expected) in parts.chain(others.into_iter().flatten()) {
-            let key = self.repository.layout().backup_object(self.id, &name)?;
-            let found = self.repository.store().stat(&key)?.map(|entry| entry.size);
-            if found != Some(expected) {
-                let found = found.map_or_else(|| "is not there".to_owned(), |size| format!("has {size}"));
-                anyhow::bail!("{expected} bytes were written as {key}, which now {found}");
-            }
-        }
-        Ok(())
     }
 }
 

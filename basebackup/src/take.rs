@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use common::app::{Context, Outcome, ServerArgs};
 use common::archive::backups::Claim;
+use common::archive::inspect::{self, Depth, Kind};
 use common::pg::{BackupLabel, WalRange, tablespace_map};
 use common::repo::index::RelativePath;
 use common::repo::records::{BackupRecord, DamagedPage, PartRecord, Source, Span, Tablespace, WalPosition};
-use common::report::Advice;
+use common::report::{Advice, Silent};
 use common::server::backup::{Started, Stopped, start_backup, stop_backup};
 use common::server::{self, Session};
 use common::sys::clock::Stopwatch;
@@ -144,8 +145,18 @@ impl Attempt<'_> {
             damaged_pages: copied.damaged,
             damaged_page_count: copied.damaged_count,
         };
-        self.target.require_sizes(&record)?;
+        self.require_whole(&record)?;
         Ok(record)
+    }
+
+    /// The commit record must not promise what a full disk or a careless file system has cut short.
+    fn require_whole(&self, record: &BackupRecord) -> anyhow::Result<()> {
+        let (progress, cancel) = (&Silent, &self.ctx.cancel);
+        let findings = inspect::backup(self.target.repository, record, Depth::Quick, 1, progress, cancel)?;
+        match findings.into_iter().find(|finding| finding.kind != Kind::BadPages) {
+            None => Ok(()),
+            Some(finding) => anyhow::bail!("{} was written and now is wrong: {}", finding.object, finding.what),
+        }
     }
 
     /// Begins the backup on the server. From here on its session must stay open.

@@ -32,8 +32,30 @@ pub(crate) struct Facts {
     pub(crate) backups: Vec<BackupRecord>,
     /// Its archived WAL.
     pub(crate) archive: Inventory,
-    /// WAL in the data directory's own `pg_wal`.
+    /// The cluster itself, where it lies on this host: in the data directory, or where the backup was taken.
+    pub(crate) origin: Option<Origin>,
+    /// WAL in its own `pg_wal`.
     pub(crate) tail: Tail,
+}
+
+/// The cluster whose backups these are, on this host.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// Its data directory.
+    pub(crate) pgdata: PathBuf,
+    /// Its control file.
+    pub(crate) control: ControlFile,
+    /// Its server, when one runs.
+    pub(crate) server: Option<Postmaster>,
+}
+
+impl Origin {
+    /// The cluster at `pgdata`, when it is this system. Unreadable ones count as somebody else's.
+    fn at(pgdata: &Path, system: SystemIdentifier) -> Option<Self> {
+        let control = identity::read_control(pgdata).ok().filter(|control| control.system_identifier == system)?;
+        let server = server::running(pgdata).ok().flatten();
+        Some(Self { pgdata: pgdata.to_path_buf(), control, server })
+    }
 }
 
 /// What lies at the data directory.
@@ -96,13 +118,15 @@ pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> a
     let backups: Vec<_> = all.into_iter().filter(|backup| backup.source.system_identifier == system).collect();
     let size = backups.first().map(|backup| backup.source.segment_size).context("no backup is left")?;
     let archive = inventory::read(repository, system, size)?;
-    let tail = match directory.cluster().and_then(|cluster| cluster.control.as_ref()) {
-        Some(control) if control.system_identifier == system => {
-            salvage::survey(&place.pgdata.join("pg_wal"), &Identity::of(control))?
-        }
-        _ => Tail::default(),
+    let host = host::host_name();
+    let source = backups.last().map(|backup| &backup.source).filter(|source| source.host == host);
+    let origin = Origin::at(&place.pgdata, system)
+        .or_else(|| source.and_then(|source| Origin::at(&source.data_directory, system)));
+    let tail = match &origin {
+        Some(origin) => salvage::survey(&origin.pgdata.join("pg_wal"), &Identity::of(&origin.control))?,
+        None => Tail::default(),
     };
-    Ok(Facts { now: ctx.clock.now(), host: host::host_name(), directory, system, backups, archive, tail })
+    Ok(Facts { now: ctx.clock.now(), host, directory, system, backups, archive, origin, tail })
 }
 
 fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {

@@ -1,1 +1,78 @@
-//! Placeholder.
+//! Removes what the policy no longer needs, and never what a kept moment needs.
+//!
+//! Gather ([`facts`]) → decide ([`policy`], pure) → act → report, for each configured repository on its own. `--dry-run`
+//! ends after the decision. Backups go before WAL, each with its commit record first, and WAL goes from its old end: a
+//! crash anywhere leaves whole backups with all their WAL and some rubbish, which the next run removes.
+//!
+//! There is no lock, and none is needed. Every decision keeps what any state of the repository between two runs needs,
+//! and every removal passes over what is gone already: two runs at once remove what each of them would have removed
+//! alone. A backup that begins in the middle is seen before any WAL goes, and then no WAL goes.
+
+mod act;
+mod cli;
+pub mod facts;
+pub mod policy;
+mod report;
+#[cfg(test)]
+mod testing;
+mod wal;
+
+pub use cli::Cli;
+
+use anyhow::Context as _;
+use common::app::config::RepositorySetting;
+use common::app::{Context, Outcome};
+use common::report::{Advice, ExitClass};
+
+use policy::Policy;
+use report::Done;
+
+/// Carries out one call: all repositories, even when one of them fails; the first failure decides how it ends.
+pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    let policy = policy(cli, ctx)?;
+    let settings = ctx.settings.require_repositories()?;
+    let mut results = Vec::new();
+    for setting in settings {
+        results.push((setting, one(setting, policy, cli.dry_run, ctx)));
+        ctx.cancel.check()?;
+    }
+    report::print(&results, policy, cli.dry_run, ctx)?;
+    let mut outcome = Outcome::Done;
+    let mut failure = None;
+    for (setting, result) in results {
+        match result {
+            Ok(done) if done.plan.findings.is_empty() => {}
+            Ok(_) => outcome = Outcome::Class(ExitClass::Findings),
+            Err(err) if failure.is_none() => failure = Some(err.context(setting.to_string())),
+            Err(err) => tracing::error!("{setting}: {err:#}"),
+        }
+    }
+    failure.map_or(Ok(outcome), Err)
+}
+
+fn policy(cli: &Cli, ctx: &Context) -> anyhow::Result<Policy> {
+    let keep_last = cli.keep_last.or(ctx.settings.keep_last).and_then(std::num::NonZeroU32::new).ok_or_else(|| {
+        Advice::usage("how many backups to keep is not configured").hint(
+            "name a number by --keep-last N, or in the configuration file by the two lines [retention] and \
+             keep-last = N",
+        )
+    })?;
+    Ok(Policy { keep_last })
+}
+
+fn one(setting: &RepositorySetting, policy: Policy, dry_run: bool, ctx: &Context) -> anyhow::Result<Done> {
+    let repository = ctx.open(setting)?;
+    let catalog = facts::gather(&repository)?;
+    if catalog.is_empty() {
+        let message = format!("there is no cluster \"{}\" in {}", ctx.settings.cluster.value, repository.describe());
+        return Err(Advice::no_repository(message).hint("check --repo and --cluster").into());
+    }
+    let plan = policy::decide(&catalog, policy, ctx.clock.now());
+    let acted = if dry_run {
+        act::Acted::default()
+    } else {
+        act::carry_out(&repository, &plan, ctx.clock.now(), &*ctx.progress, &ctx.cancel)
+            .context("remove what the plan says")?
+    };
+    Ok(Done { plan, acted })
+}

@@ -194,8 +194,7 @@ impl Cluster {
                 return Ok(Some(false));
             }
             let status = self.pid_file_line(8).unwrap_or_default();
-            Ok((self.pid().is_ok_and(|found| found == pid) && matches!(status.trim(), "ready" | "standby"))
-                .then_some(true))
+            Ok((self.pid().is_ok_and(|found| found == pid) && status.trim() == "ready").then_some(true))
         })
     }
 

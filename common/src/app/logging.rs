@@ -57,9 +57,13 @@ impl Log {
         if let Some(hint) = &failure.hint {
             fields.insert("hint".to_owned(), hint.clone().into());
         }
-        self.write(&match self.format {
-            LogFormat::Text => self.text("", &failure.message, fields),
-            LogFormat::Json => self.json("error", &failure.message, fields),
+        self.write(&match (self.format, &failure.hint) {
+            // In the server's log a call gets one line.
+            (LogFormat::Text, Some(hint)) if self.program.speaks_into_the_servers_log() => {
+                self.text("", &format!("{}; hint: {hint}", failure.message), Map::new())
+            }
+            (LogFormat::Text, _) => self.text("", &failure.message, fields),
+            (LogFormat::Json, _) => self.json("error", &failure.message, fields),
         });
     }
 

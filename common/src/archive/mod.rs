@@ -7,6 +7,7 @@ pub mod backups;
 pub mod identity;
 pub mod inspect;
 pub mod inventory;
+pub mod moments;
 mod repository;
 pub mod segments;
 pub mod sweep;

@@ -15,6 +15,7 @@ mod segment_name;
 pub mod tablespace_map;
 mod timeline;
 pub mod wal_page;
+pub mod wal_reader;
 
 pub use control::{ClusterState, ControlError, ControlFile};
 pub use history::{HistoryEntry, HistoryError, TimelineHistory};

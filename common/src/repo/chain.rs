@@ -157,6 +157,11 @@ impl Route {
         &self.history
     }
 
+    /// The size of the segments.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
+    }
+
     /// The segment that PostgreSQL reads at this number.
     pub fn segment(&self, number: u64) -> WalSegmentName {
         let mut timeline = self.history.timeline;

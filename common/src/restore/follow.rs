@@ -211,8 +211,7 @@ impl Recovery<'_> {
     /// Why the server is gone: the last words of its log.
     fn failure(&self) -> anyhow::Error {
         let lines = self.log_tail();
-        let ours =
-            lines.iter().rev().find(|line| line.contains("restore-wal: ") && !line.contains("restore-wal: hint:"));
+        let ours = lines.iter().rev().find(|line| line.contains("restore-wal: "));
         let fatal = lines.iter().rev().find(|line| is_fatal(line)).or(lines.last());
         let words: Vec<&str> = [ours, fatal].into_iter().flatten().map(|line| line.trim()).collect();
         let reason = if words.is_empty() { "it left no word in its log".to_owned() } else { words.join("; ") };

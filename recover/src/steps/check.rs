@@ -34,11 +34,9 @@ pub(crate) fn bring_in_the_tail(
     cli: &Cli,
     ctx: &Context,
 ) -> anyhow::Result<bool> {
-    let Some(cluster) = facts.directory.cluster() else { return Ok(false) };
-    let Some(control) = cluster.control.as_ref().filter(|control| control.system_identifier == facts.system) else {
-        return Ok(false);
-    };
-    let Some(server) = &cluster.server else { return Ok(false) };
+    let Some(origin) = &facts.origin else { return Ok(false) };
+    let Some(server) = &origin.server else { return Ok(false) };
+    let control = &origin.control;
     let told = |err: &anyhow::Error| tracing::warn!("the running server's last WAL is not archived first: {err:#}");
     let conninfo = match connection(server.file.socket_directory.as_deref(), server.file.port, cli, ctx) {
         Ok(conninfo) => conninfo,

@@ -275,8 +275,8 @@ fn check_tables(means: Means<'_>, tables: &[FrameTable], of_index: &mut Limited<
             let read = means.repository.store().get_range(&key, table.stored_bytes(), tail);
             match read.map_err(anyhow::Error::from).and_then(|mut source| Ok(source.read_to_end(&mut bytes)?)) {
                 Ok(_) if is_seek_table(&bytes, table) => {}
-                Ok(_) => findings.push(Finding::new(Kind::Damaged, key, "its seek table is not that of its frames")),
-                Err(err) => findings.push(Finding::of_reading(key, err)?),
+                Ok(_) => findings.push(Finding::new(Kind::Damaged, &key, "its seek table is not that of its frames")),
+                Err(err) => findings.push(Finding::of_reading(&key, err)?),
             }
         }
     }

@@ -98,13 +98,13 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(kind: Kind, object: impl ToString, what: impl Into<String>) -> Self {
+    fn new(kind: Kind, object: &(impl ToString + ?Sized), what: impl Into<String>) -> Self {
         Self { kind, object: object.to_string(), what: what.into() }
     }
 
     /// What a failure to read an object says of it. An error when it says nothing of this object: the work was
     /// interrupted, or the whole repository is gone.
-    fn of_reading(object: impl ToString, err: anyhow::Error) -> anyhow::Result<Self> {
+    fn of_reading(object: &(impl ToString + ?Sized), err: anyhow::Error) -> anyhow::Result<Self> {
         let kind = match (err.downcast_ref::<StoreError>(), err.downcast_ref::<io::Error>()) {
             _ if err.is::<Interrupted>() => return Err(err),
             (Some(StoreError::NoRoot(_)), _) => return Err(err),
@@ -128,7 +128,7 @@ pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<Ba
         Ok(record) => Ok(Ok(record)),
         // There is no such backup.
         Err(err) if err.is::<Advice>() => Err(err),
-        Err(err) => Ok(Err(Finding::new(Kind::Record, key, format!("{err:#}")))),
+        Err(err) => Ok(Err(Finding::new(Kind::Record, &key, format!("{err:#}")))),
     }
 }
 
@@ -169,7 +169,7 @@ fn bad_pages(repository: &Repository, record: &BackupRecord) -> anyhow::Result<O
         "the checksums of {} pages were wrong when the backup was taken{first}; the damage is the server's",
         record.damaged_page_count
     );
-    Ok(Some(Finding::new(Kind::BadPages, key, what)))
+    Ok(Some(Finding::new(Kind::BadPages, &key, what)))
 }
 
 /// Adds a finding unless the object has enough of them.

@@ -19,10 +19,10 @@ pub(super) fn check(repository: &Repository, record: &BackupRecord) -> anyhow::R
     for (name, expected) in named(record) {
         let key = repository.layout().backup_object(record.id, &name)?;
         match listed.get(key.as_str()) {
-            None => findings.push(Finding::new(Kind::Missing, key, "it is not there")),
+            None => findings.push(Finding::new(Kind::Missing, &key, "it is not there")),
             Some(found) if *found != expected => {
                 let what = format!("it has {found} bytes, the backup's record says {expected}");
-                findings.push(Finding::new(Kind::Size, key, what));
+                findings.push(Finding::new(Kind::Size, &key, what));
             }
             Some(_) => {}
         }

@@ -55,7 +55,7 @@ pub fn wal(
 fn missing(record: &BackupRecord, first: WalSegmentName, last: WalSegmentName) -> Finding {
     let object = if first == last { first.to_string() } else { format!("{first} to {last}") };
     let what = format!("{} cannot be restored without this WAL, and it is not in the repository", record.id);
-    Finding::new(Kind::WalMissing, object, what)
+    Finding::new(Kind::WalMissing, &object, what)
 }
 
 fn route(repository: &Repository, record: &BackupRecord, findings: &mut Vec<Finding>) -> anyhow::Result<Route> {
@@ -63,7 +63,7 @@ fn route(repository: &Repository, record: &BackupRecord, findings: &mut Vec<Find
     let history = match inventory::read_history(repository, record.source.system_identifier, timeline) {
         Ok(history) => history,
         Err(err) => {
-            let finding = Finding::of_reading(timeline.history_file(), err)?;
+            let finding = Finding::of_reading(&timeline.history_file(), err)?;
             findings.push(Finding { kind: Kind::WalDamaged, ..finding });
             None
         }
