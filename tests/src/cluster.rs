@@ -357,7 +357,7 @@ impl Cluster {
 
     /// Runs `recover run` on this data directory, without questions.
     pub fn try_recover(&self, options: &[&str]) -> Result<Ran> {
-        let mut args = vec!["run", "--repo", self.repo()?.arg()?, "-D", self.pgdata_arg()?, "--yes"];
+        let mut args = vec!["run", "--repo", self.repo()?.arg()?, "-D", self.pgdata_arg()?, "-U", "postgres", "--yes"];
         args.extend(options);
         self.sandbox.run("recover", &args)
     }

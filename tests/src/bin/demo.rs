@@ -51,11 +51,16 @@ fn story() -> Result<()> {
     heading("A moment to remember, and a mistake");
     load.wait_for(&cluster, 200)?;
     let moment = cluster.sql("select clock_timestamp()")?;
-    say(format!("{moment}: {} orders", cluster.sql("select count(*) from orders")?));
+    say(format!("{moment} is the moment to remember"));
+    let target = DateTime::parse_from_str(&moment, "%Y-%m-%d %H:%M:%S%.f%#z").context("read the moment")?.to_utc();
     load.wait_for(&cluster, 200)?;
     load.stop()?;
     let (lost, oracle) = (workload::orders(&cluster)?, read_oracle(&cluster, &repo)?);
-    say(format!("{} orders, the last one a moment ago", lost.len()));
+    say(format!(
+        "{} orders, {} of them later than that, and then:",
+        lost.len(),
+        lost.len() - oracle.at_time(target).len()
+    ));
     cluster.sql("drop table order_items; drop table orders")?;
     say("drop table order_items; drop table orders");
     ensure!(cluster.try_sql("select count(*) from orders")?.code != Some(0), "the table is still there");
@@ -71,7 +76,6 @@ fn story() -> Result<()> {
     let took = seconds(started.elapsed());
 
     heading("The proof");
-    let target = DateTime::parse_from_str(&moment, "%Y-%m-%d %H:%M:%S%.f%#z").context("read the moment")?.to_utc();
     let (found, expected) = (workload::orders(&cluster)?, oracle.at_time(target));
     workload::same_orders(&found, &expected)?;
     let later = lost.difference(&found).count();

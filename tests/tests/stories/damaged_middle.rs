@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::{Recipe, StopMode};
-use e2e::{Cluster, Repo, Sandbox};
+use e2e::{Cluster, Repo, Sandbox, wait};
 
 /// A cluster with a backup and six batches of rows after it, a segment each.
 fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
@@ -38,7 +38,12 @@ fn the_recovered_server_stays_down() -> Result<()> {
     let alone = Cluster::at(&sandbox, &sandbox.path().join("alone"), Some(&repo));
     let port = sandbox.new_port().to_string();
     alone.try_recover(&["--as", "copy", "--port", &port, "--target-latest", "--no-start"])?.success()?;
-    ensure!(!alone.start_or_end()?, "PostgreSQL promoted itself over a damaged segment");
+    alone.start_or_end()?;
+    wait::until("the server stops at the damaged segment", || {
+        let promoted = alone.try_sql("select pg_is_in_recovery()").is_ok_and(|ran| ran.stdout.trim() == "f");
+        ensure!(!promoted, "PostgreSQL promoted itself over a damaged segment");
+        Ok(!alone.is_running())
+    })?;
     ensure!(alone.log().contains(middle), "the log does not name {middle}:\n{}", alone.log());
 
     // Mended, the same directory recovers: nothing was promoted.

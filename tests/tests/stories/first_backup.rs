@@ -21,6 +21,7 @@ fn a_backup_is_listed_verified_and_restored(#[case] compression: &str, #[case] c
     let id = cluster.backup(&["-j", "2", "-l", "the first one", "-Z", compression])?;
     load.wait_for(&cluster, 20)?;
     load.stop()?;
+    cluster.switch_wal()?;
     ensure!(repo.backups() == [id.clone()], "{:?} is not {id} alone", repo.backups());
 
     let repo_arg = repo.arg()?;
@@ -83,6 +84,7 @@ fn a_copy_never_shares_a_tablespace() -> Result<()> {
     cluster.sql("create table t tablespace fast as select generate_series(1, 5000) as n")?;
     cluster.backup(&[])?;
     cluster.sql("insert into t select generate_series(1, 1000)")?;
+    cluster.switch_wal()?;
 
     let never = Cluster::at(&sandbox, &sandbox.path().join("never"), Some(&repo));
     let refused = never.try_recover(&["--as", "copy", "--port", "5999", "--target-latest"])?;

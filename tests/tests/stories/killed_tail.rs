@@ -50,3 +50,19 @@ fn a_moment_in_the_tail_can_be_reached() -> Result<()> {
     cluster.recover(&["--target-lsn", &commit.lsn.to_string()])?;
     workload::same_orders(&workload::orders(&cluster)?, &oracle.at_lsn(commit.lsn, true))
 }
+
+/// A running server is asked for what it has not archived yet, before it is stopped.
+#[test]
+fn a_running_server_gives_its_last_segment() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").archived_to(&repo).start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    cluster.backup(&[])?;
+    let load = Workload::start(&cluster, 2)?;
+    load.wait_for(&cluster, 50)?;
+    load.stop()?;
+    let before = workload::orders(&cluster)?;
+    cluster.recover(&["--target-latest"])?;
+    workload::same_orders(&workload::orders(&cluster)?, &before)
+}

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, workload};
+use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, wait, workload};
 
 /// Writes orders until `count` more are committed.
 fn write(cluster: &Cluster, count: u64) -> Result<()> {
@@ -29,11 +29,10 @@ fn the_preserved_cluster_comes_back() -> Result<()> {
     write(&cluster, 20)?;
     cluster.switch_wal()?;
 
-    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "--yes"];
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
     sandbox.run("recover", &args)?.success()?;
-    if !cluster.is_running() {
-        cluster.start()?;
-    }
+    // The server ran before, so it runs again.
+    wait::until("the server is back", || Ok(cluster.is_running()))?;
     cluster.wait_promoted()?;
     workload::same_orders(&workload::orders(&cluster)?, &before).context("after the rollback")?;
 
