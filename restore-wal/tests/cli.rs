@@ -53,3 +53,30 @@ fn a_standby_is_never_stopped_by_a_mistake() {
         assert!(!stderr.is_empty());
     }
 }
+
+/// PostgreSQL's log gets what went wrong once, in plain words.
+#[test]
+fn a_failure_is_said_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pgdata = dir.path().join("data");
+    std::fs::create_dir_all(pgdata.join("global")).unwrap();
+    std::fs::write(pgdata.join("global/pg_control"), control_file()).unwrap();
+    let repository = dir.path().join("repository");
+    std::fs::write(&repository, "a file").unwrap();
+    let (code, _, stderr) =
+        restore_wal(&pgdata, &["--repo", repository.to_str().unwrap(), SEGMENT, "pg_wal/RECOVERYXLOG"]);
+    assert_eq!(code, 201, "{stderr}");
+    assert!(stderr.trim_end().ends_with("holdfast.json: not a directory"), "{stderr}");
+    assert_eq!(stderr.matches("not a directory").count(), 1, "{stderr}");
+}
+
+/// What of `pg_control` is looked at: PostgreSQL 15, shut down, segments of 16 MiB, the right checksum.
+fn control_file() -> Vec<u8> {
+    let mut bytes = vec![0; 8192];
+    for (offset, value) in [(0, 7_u32), (8, 1300), (12, 202_209_061), (16, 1), (228, 16 << 20)] {
+        bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    let checksum = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&checksum.to_ne_bytes());
+    bytes
+}
