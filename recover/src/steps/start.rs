@@ -15,11 +15,8 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
     let log = site.place.start_log();
     durable::replace(&log, b"", 0o600).with_context(|| format!("write {}", log.display()))?;
     journal.reach(Stage::Started, &site.place)?;
-    let settings = match plan.port {
-        // A configuration that names a data directory would lead the server to the original's.
-        Some(_) => vec![("data_directory".to_owned(), plan.pgdata.display().to_string())],
-        None => Vec::new(),
-    };
+    // A configuration that names a data directory would lead the server to another one.
+    let settings = vec![("data_directory".to_owned(), plan.pgdata.display().to_string())];
     let options = StartOptions { config_file: plan.config_file.clone(), settings, log: log.clone() };
     server::start(&site.programs, &plan.pgdata, &options, &site.ctx.cancel)?;
     let recovery = Recovery {
