@@ -31,7 +31,7 @@ const STOP_WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
-    let mut journal = Journal::read(&place)?.ok_or_else(|| {
+    let (_lock, mut journal) = Journal::lock(&place)?.ok_or_else(|| {
         Advice::refused(format!("no recovery of {pgdata} is known, so there is nothing to undo"))
             .hint("name the data directory that was recovered with -D")
     })?;
@@ -208,7 +208,8 @@ fn abandoned_timeline(journal: &Journal, site: &Site<'_>) -> anyhow::Result<Opti
     if journal.new_timeline.is_some() || journal.stage < Stage::Started || journal.is_copy() {
         return Ok(journal.new_timeline.filter(|_| !journal.is_copy()));
     }
-    let preserved = |change: &Change| matches!(change, Change::Moved { from, to } if *from == site.place.pgdata && to.exists());
+    let preserved =
+        |change: &Change| matches!(change, Change::Moved { from, to } if *from == site.place.pgdata && to.exists());
     if journal.plan.replaces && !journal.changes.iter().any(preserved) {
         // The old cluster is back already: nothing of the recovered one is there to be read.
         return Ok(None);
@@ -264,7 +265,8 @@ mod tests {
         let root = dir.path();
         let (data, before, space) = (root.join("data"), root.join("data.before-x"), root.join("ts"));
         let (version, kept) = (space.join("PG_15_1"), space.join("holdfast-before-x"));
-        for made in [&data.join("pg_tblspc"), &before.join("pg_tblspc"), &version.join("new"), &kept.join("PG_15_1/old")]
+        for made in
+            [&data.join("pg_tblspc"), &before.join("pg_tblspc"), &version.join("new"), &kept.join("PG_15_1/old")]
         {
             std::fs::create_dir_all(made).unwrap();
         }
