@@ -44,7 +44,7 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         ctx.output.line(&line)?;
     }
     if ctx.output.is_json() {
-        ctx.output.json(&serde_json::json!({ "format": 1, "pgdata": pgdata, "stage": journal.stage, "seen": seen }))?;
+        ctx.output.json(&serde_json::json!({ "pgdata": pgdata, "stage": journal.stage, "seen": seen }))?;
     }
     Ok(Outcome::Done)
 }

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     if ctx.output.is_json() {
         let discarded: Vec<String> = discarded.iter().map(|path| path.display().to_string()).collect();
         ctx.output.json(&serde_json::json!({
-            "format": 1, "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": abandoned,
+            "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": abandoned,
         }))?;
     }
     Ok(Outcome::Done)

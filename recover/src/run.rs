@@ -111,7 +111,6 @@ fn conclude(
     }
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({
-            "format": 1,
             "pgdata": pgdata.to_string(),
             "plan": journal.plan,
             "stage": journal.stage,
