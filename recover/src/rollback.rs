@@ -155,7 +155,9 @@ fn lead_aside(pgdata: &Path, all: &[Change], now: DateTime<Utc>) -> anyhow::Resu
     for link in links.into_iter().chain([pgdata.join("pg_wal")]) {
         let Ok(target) = std::fs::read_link(&link) else { continue };
         let outside = all.iter().find_map(|change| match change {
-            Change::Made { path } if *path == target || (is_version(path) && path.parent() == Some(&target)) => {
+            Change::Made { path } | Change::Moved { from: path, .. }
+                if *path == target || (is_version(path) && path.parent() == Some(&target)) =>
+            {
                 Some(path)
             }
             _ => None,

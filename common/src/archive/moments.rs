@@ -469,8 +469,8 @@ mod tests {
         let mut log = Writer::new(FIRST);
         log.new_tablespace(16_384, "/ts");
         log.commit(1, 10);
-        log.new_tablespace(16_385, "/later");
         log.commit(2, 20);
+        log.new_tablespace(16_385, "/later");
         log.pad();
         let located = ask(&segments(&log, 1), &straight(), Moment::Time(at(15)), false);
         assert_eq!(located.new_tablespaces, [(16_384, PathBuf::from("/ts"))]);

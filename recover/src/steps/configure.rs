@@ -57,10 +57,18 @@ fn copy_settings(original: &str, port: u16, plan: &Plan, place: &Place) -> anyho
     let site = CopySite { pgdata: pgdata.clone(), folder, port };
     let main = pgdata.join("postgresql.conf");
     if !main.exists() {
-        write(&main, "# The original's configuration lies outside its data directory; this copy runs without it.\n")?;
+        write(&main, &bare_configuration(plan.segment_bytes))?;
     }
     own_data_directory(&main, pgdata)?;
     Ok(appended(original, "A copy, made by recover run:", &settings::copy(&site, &control, plan.major)))
+}
+
+/// The configuration of a copy whose original's lies outside its data directory. Sizes in segments as initdb sets them:
+/// a server does not start when they are too small for its segments.
+fn bare_configuration(segment_bytes: u64) -> String {
+    let segments = |count: u64| format!("{}MB", count * (segment_bytes >> 20));
+    let sizes = [("min_wal_size", segments(5)), ("max_wal_size", segments(64))];
+    appended("", "The original's configuration lies outside its data directory; this copy runs without it.", &sizes)
 }
 
 /// A configuration that names the original's data directory would lead every later start there. Only this file can say
