@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use common::sys::durable;
 
 fn restore_wal(directory: &Path, args: &[&str]) -> (i32, String, String) {
     let output =
@@ -58,9 +59,9 @@ fn a_failure_is_said_once() {
     let dir = tempfile::tempdir().unwrap();
     let pgdata = dir.path().join("data");
     std::fs::create_dir_all(pgdata.join("global")).unwrap();
-    std::fs::write(pgdata.join("global/pg_control"), control_file()).unwrap();
+    durable::replace(&pgdata.join("global/pg_control"), &control_file(), 0o600).unwrap();
     let repository = dir.path().join("repository");
-    std::fs::write(&repository, "a file").unwrap();
+    durable::replace(&repository, b"no folder", 0o600).unwrap();
     let (code, _, stderr) =
         restore_wal(&pgdata, &["--repo", repository.to_str().unwrap(), SEGMENT, "pg_wal/RECOVERYXLOG"]);
     assert_eq!(code, 201, "{stderr}");
