@@ -4,7 +4,7 @@
 //! signal file that PostgreSQL removes when recovery ends, and the last line of the new timeline's history
 //! (`StartupXLOG` in `src/backend/access/transam/xlog.c`). So no connection is needed to know how it ended.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -136,11 +136,10 @@ impl Recovery<'_> {
             return self.promotion().map(Some);
         }
         match self.action {
-            TargetAction::Promote => Ok(None),
             TargetAction::Shutdown if !running && control.state == ClusterState::ShutDownInRecovery => {
                 Ok(Some(Arrival::ShutDown { at: control.min_recovery_point }))
             }
-            TargetAction::Shutdown => Ok(None),
+            TargetAction::Promote | TargetAction::Shutdown => Ok(None),
             TargetAction::Pause => self.pause(),
         }
     }
@@ -205,7 +204,9 @@ impl Recovery<'_> {
     }
 
     fn log_tail(&self) -> Vec<String> {
-        read_end(self.log).unwrap_or_default()
+        let collected = collected_log(self.pgdata);
+        let logs = std::iter::once(self.log).chain(collected.as_deref());
+        logs.filter_map(read_end).flatten().collect()
     }
 
     /// Why the server is gone: the last words of its log.
@@ -216,9 +217,17 @@ impl Recovery<'_> {
         let words: Vec<&str> = [ours, fatal].into_iter().flatten().map(|line| line.trim()).collect();
         let reason = if words.is_empty() { "it left no word in its log".to_owned() } else { words.join("; ") };
         Advice::failed(format!("the server stopped before the target was reached: {reason}"))
-            .hint(format!("its log is {}", self.log.display()))
+            .hint(format!("its log is {}", collected_log(self.pgdata).as_deref().unwrap_or(self.log).display()))
             .into()
     }
+}
+
+/// Where a server with a logging collector writes its text log, once it does (`LOG_METAINFO_DATAFILE` in
+/// `src/include/postmaster/syslogger.h`); a backup never holds that file.
+fn collected_log(pgdata: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(pgdata.join("current_logfiles")).ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("stderr "))?;
+    Some(pgdata.join(name))
 }
 
 /// A line with which a server ends. Severities are translated in some installations; then the last line serves.
@@ -234,4 +243,20 @@ fn read_end(path: &Path) -> Option<Vec<String>> {
     let mut bytes = Vec::new();
     file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_collected_log() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(collected_log(dir.path()), None);
+        let name = dir.path().join("current_logfiles");
+        crate::sys::durable::replace(&name, b"stderr log/a.log\ncsvlog log/a.csv\n", 0o600).unwrap();
+        assert_eq!(collected_log(dir.path()), Some(dir.path().join("log/a.log")));
+        crate::sys::durable::replace(&name, b"csvlog log/a.csv\n", 0o600).unwrap();
+        assert_eq!(collected_log(dir.path()), None);
+    }
 }

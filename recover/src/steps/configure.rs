@@ -23,7 +23,7 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
     for signal in [STANDBY_SIGNAL, RECOVERY_SIGNAL] {
         remove_if_there(&pgdata.join(signal))?;
     }
-    let original = read_if_there(&pgdata.join(AUTO_CONF))?;
+    let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
     journal.final_auto_conf = match plan.port {
         Some(port) => copy_settings(&original, port, plan, &site.place)?,
         None => original,
@@ -59,7 +59,27 @@ fn copy_settings(original: &str, port: u16, plan: &Plan, place: &Place) -> anyho
     if !main.exists() {
         write(&main, "# The original's configuration lies outside its data directory; this copy runs without it.\n")?;
     }
+    own_data_directory(&main, pgdata)?;
     Ok(appended(original, "A copy, made by recover run:", &settings::copy(&site, &control, plan.major)))
+}
+
+/// A configuration that names the original's data directory would lead every later start there. Only this file can say
+/// otherwise: the server looks for that setting before it reads `postgresql.auto.conf`.
+fn own_data_directory(main: &Path, pgdata: &Path) -> anyhow::Result<()> {
+    let mut bytes = std::fs::read(main).with_context(|| format!("read {}", main.display()))?;
+    if !settings::sets(&String::from_utf8_lossy(&bytes), "data_directory") {
+        return Ok(());
+    }
+    let own = [("data_directory", pgdata.display().to_string())];
+    bytes.extend(appended("\n", "A copy, made by recover run:", &own).into_bytes());
+    durable::replace(main, &bytes, 0o600).with_context(|| format!("write {}", main.display()))
+}
+
+/// A server that has stopped at its target is to go on when it is started again, not to stop once more.
+pub(crate) fn promote_when_started(site: &Site<'_>) -> anyhow::Result<()> {
+    let path = site.place.pgdata.join(AUTO_CONF);
+    let promote = [("recovery_target_action", settings::TargetAction::Promote.name().to_owned())];
+    write(&path, &appended(&read_if_there(&path)?, "It has stopped at its target once:", &promote))
 }
 
 /// Ends the time of the recovery: the settings of the recovery go, the lasting ones stay.

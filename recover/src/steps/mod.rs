@@ -63,7 +63,6 @@ pub(crate) fn programs(major: u32, place: &Place, ctx: &Context) -> anyhow::Resu
 
 /// Opens the journal; from here on a run leaves traces.
 pub(crate) fn begin(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Journal> {
-    site.place.make_folder()?;
     Journal::keep_old(&site.place)?;
     let journal = Journal {
         began: decision.plan.decided,
@@ -106,7 +105,7 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
     }
     match (journal.stage, journal.plan.port) {
         (Stage::Done, Some(port)) => {
-            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"))
+            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"));
         }
         (Stage::Done, None) => lines.push("archiving is on; take a new base backup soon".to_owned()),
         _ => lines.push("archiving is off until then".to_owned()),
