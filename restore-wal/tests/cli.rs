@@ -73,11 +73,11 @@ fn a_failure_is_said_once() {
 
 /// What of `pg_control` is looked at: PostgreSQL 15, shut down, segments of 16 MiB, the right checksum.
 fn control_file() -> Vec<u8> {
-    let mut bytes = vec![0; 8192];
+    let mut bytes = vec![0; 288];
     for (offset, value) in [(0, 7_u32), (8, 1300), (12, 202_209_061), (16, 1), (228, 16 << 20)] {
-        bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        bytes.splice(offset..offset + 4, value.to_ne_bytes());
     }
-    let checksum = crc32c::crc32c(&bytes[..288]);
-    bytes[288..292].copy_from_slice(&checksum.to_ne_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_ne_bytes());
+    bytes.resize(8192, 0);
     bytes
 }
