@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use common::sys::durable;
 
 fn restore_wal(directory: &Path, args: &[&str]) -> (i32, String, String) {
     let output =
@@ -60,9 +61,9 @@ fn a_failure_is_said_once() {
     let dir = tempfile::tempdir().unwrap();
     let pgdata = dir.path().join("data");
     std::fs::create_dir_all(pgdata.join("global")).unwrap();
-    std::fs::write(pgdata.join("global/pg_control"), control_file()).unwrap();
+    durable::replace(&pgdata.join("global/pg_control"), &control_file(), 0o600).unwrap();
     let repository = dir.path().join("repository");
-    std::fs::write(&repository, "a file").unwrap();
+    durable::replace(&repository, b"no folder", 0o600).unwrap();
     let (code, _, stderr) =
         restore_wal(&pgdata, &["--repo", repository.to_str().unwrap(), SEGMENT, "pg_wal/RECOVERYXLOG"]);
     assert_eq!(code, 201, "{stderr}");
@@ -72,11 +73,11 @@ fn a_failure_is_said_once() {
 
 /// What of `pg_control` is looked at: PostgreSQL 15, shut down, segments of 16 MiB, the right checksum.
 fn control_file() -> Vec<u8> {
-    let mut bytes = vec![0; 8192];
+    let mut bytes = vec![0; 288];
     for (offset, value) in [(0, 7_u32), (8, 1300), (12, 202_209_061), (16, 1), (228, 16 << 20)] {
-        bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        bytes.splice(offset..offset + 4, value.to_ne_bytes());
     }
-    let checksum = crc32c::crc32c(&bytes[..288]);
-    bytes[288..292].copy_from_slice(&checksum.to_ne_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_ne_bytes());
+    bytes.resize(8192, 0);
     bytes
 }

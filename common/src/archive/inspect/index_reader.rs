@@ -92,7 +92,7 @@ mod tests {
             lines.clone().chain(lines.clone().take(1).cycle().take(1000)).flatten().copied().collect();
         world.rewrite(&key, &endless);
         let mut index = IndexReader::open(&world.repository, &world.record).unwrap();
-        assert_eq!(index.entries().filter(Result::is_ok).count(), lines.count());
+        assert_eq!(index.entries().flatten().count(), lines.count());
         assert!(index.finish().unwrap_err().to_string().contains("do not match"));
     }
 }

@@ -48,8 +48,9 @@ fn a_mount_point_s_lost_and_found_is_no_part_of_the_store() {
     let Fixture { dir: _dir, store } = fixture();
     let lost = store.root.join("lost+found");
     fs::create_dir(&lost).unwrap();
-    fs::write(lost.join("#12"), "found").unwrap();
-    fs::write(lost.join(".holdfast-1-0.tmp"), "found").unwrap();
+    for name in ["#12", ".holdfast-1-0.tmp"] {
+        assert!(durable::write_new(&lost.join(name), b"found", FILE_MODE).unwrap());
+    }
     create(&store, "main/lost+found/1").unwrap();
     assert_eq!(names(&store), ["main/lost+found/1", "main/wal/1"]);
     assert_eq!(store.sweep_unpublished(Duration::ZERO).unwrap(), 0);
