@@ -20,6 +20,7 @@ use crate::place::Place;
 
 /// What a recovery does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each answers a question of its own")]
 pub(crate) struct Plan {
     /// What the directory becomes.
     pub(crate) role: Role,
@@ -45,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) archive_reaches: Lsn,
     /// The size of a WAL segment.
     pub(crate) segment_bytes: u64,
+    /// Where replay ends, when the target was looked up in the WAL.
+    pub(crate) arrival: Option<Arrival>,
     /// What restore-wal must be able to fetch.
     pub(crate) wal: WalPlan,
     /// Files taken from the old cluster's own `pg_wal`, as far as is known before it stops.
@@ -71,13 +74,47 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
 }
 
-/// A plan with the record that it rests on.
+/// The target, found in the WAL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arrival {
+    /// The end of the last record that is replayed.
+    pub(crate) at: Lsn,
+    /// The last transaction that is replayed, if there is one behind the backup's start.
+    pub(crate) last_before: Option<Transaction>,
+    /// The first one that is not, if there is one.
+    pub(crate) first_after: Option<Transaction>,
+}
+
+/// A commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Transaction {
+    /// Its transaction id.
+    pub(crate) xid: u32,
+    /// When it committed, by the server's clock.
+    pub(crate) time: DateTime<Utc>,
+    /// Where its commit record begins.
+    pub(crate) lsn: Lsn,
+}
+
+impl Plan {
+    /// Notes where replay ends: nothing behind that must be had.
+    pub(crate) fn arrive(&mut self, arrival: Arrival) {
+        for stretch in &mut self.wal.stretches {
+            stretch.to = Some(stretch.to.map_or(arrival.at, |to| to.min(arrival.at)));
+        }
+        self.arrival = Some(arrival);
+    }
+}
+
+/// A plan with the records that it rests on.
 #[derive(Debug)]
 pub(crate) struct Decision {
     /// The plan.
     pub(crate) plan: Plan,
     /// The backup's record.
     pub(crate) backup: BackupRecord,
+    /// The way through the WAL.
+    pub(crate) route: Route,
 }
 
 /// Decides, or says why it is refused.
@@ -117,6 +154,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         wal_reaches: reaches,
         archive_reaches: route.reaches(&facts.archive, backup.span.start_lsn),
         segment_bytes: backup.source.segment_size.bytes(),
+        arrival: None,
         salvage: salvage.iter().map(ArchiveName::to_string).collect(),
         tablespaces: tablespaces(&backup, role, args, place)?,
         pg_wal: facts.directory.cluster().and_then(|cluster| cluster.pg_wal_link.clone()),
@@ -129,7 +167,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         decided: facts.now,
         warnings,
     };
-    Ok(Decision { plan, backup })
+    Ok(Decision { plan, backup, route })
 }
 
 /// Production only where the backup came from, or where the user says so; anywhere else a copy.

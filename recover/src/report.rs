@@ -8,7 +8,7 @@ use common::units::{ByteCount, Took};
 use serde::Serialize;
 
 use crate::cli::Role;
-use crate::plan::Plan;
+use crate::plan::{Plan, Transaction};
 
 /// The names of the steps.
 const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
@@ -16,7 +16,7 @@ const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "
 /// One finished step.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Step {
-    step: &'static str,
+    name: &'static str,
     seconds: f64,
     result: String,
 }
@@ -43,7 +43,7 @@ impl<'a> Reporter<'a> {
         let result = result.into();
         self.ctx.progress.end();
         self.ctx.output.line(&format!("{}/{} {name:<9} {result} ({})", number + 1, STEPS.len(), Took(took)))?;
-        self.steps.push(Step { step: name, seconds: took.as_secs_f64(), result });
+        self.steps.push(Step { name, seconds: took.as_secs_f64(), result });
         Ok(())
     }
 
@@ -73,6 +73,18 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         format!("WAL             from {} on, there without a hole up to {}", plan.wal_from, plan.wal_reaches),
         format!("archiving       {}", if plan.archives { "on again once the recovery is verified" } else { "off" }),
     ];
+    if let Some(arrival) = &plan.arrival {
+        let say = |transaction: &Transaction| {
+            format!(
+                "{} at {}, record {}",
+                transaction.xid,
+                transaction.time.format("%Y-%m-%d %H:%M:%S%.6fZ"),
+                transaction.lsn
+            )
+        };
+        lines.extend(arrival.last_before.as_ref().map(|last| format!("last commit     {}", say(last))));
+        lines.extend(arrival.first_after.as_ref().map(|first| format!("first left out  {}", say(first))));
+    }
     if !plan.salvage.is_empty() {
         lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
     }

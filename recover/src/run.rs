@@ -25,9 +25,9 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
     if !args.dry_run && steps::check::bring_in_the_tail(&facts, &repository, cli, ctx)? {
         facts = facts::gather(&place, &repository, ctx)?;
     }
-    let decision = plan::decide(&facts, args, port, &place)?;
+    let mut decision = plan::decide(&facts, args, port, &place)?;
     let site = Site::new(place, repository, cli, ctx, &decision)?;
-    let checked = steps::check::prove(&facts, &decision, &site)?;
+    let checked = steps::check::prove(&facts, &mut decision, &site)?;
     if args.dry_run {
         return show(&decision.plan, ctx);
     }

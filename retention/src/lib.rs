@@ -1,12 +1,12 @@
 //! Removes what the policy no longer needs, and never what a kept moment needs.
 //!
-//! Gather ([`facts`]) → decide ([`policy`], pure) → act → report, for each configured repository on its own. `--dry-run`
+//! Gather ([`facts`]) → decide ([`policy::decide`], pure) → act → report, for each configured repository on its own. `--dry-run`
 //! ends after the decision. Backups go before WAL, each with its commit record first, and WAL goes from its old end: a
 //! crash anywhere leaves whole backups with all their WAL and some rubbish, which the next run removes.
 //!
-//! There is no lock, and none is needed. Every decision keeps what any state of the repository between two runs needs,
-//! and every removal passes over what is gone already: two runs at once remove what each of them would have removed
-//! alone. A backup that begins in the middle is seen before any WAL goes, and then no WAL goes.
+//! There is no lock, and none is needed: a removal passes over what is gone already, and what a plan removes no backup
+//! that it keeps has any use for, whoever removes it first. Two runs at once leave what both of them keep. A backup that
+//! begins after the plan was made is seen before any WAL goes, and then no WAL goes.
 
 mod act;
 mod cli;

@@ -141,7 +141,7 @@ fn complete(
     }
     let pages = record.damaged_page_count;
     match (pages, id > oldest_good) {
-        (0, _) => (Verdict::Drop, format!("newer ones fill the {} that are kept", policy.keep_last)),
+        (0, _) => (Verdict::Drop, format!("keep-last {} is met by newer ones", policy.keep_last)),
         (_, true) => (Verdict::Keep, format!("newer than the oldest good one, with damaged pages: {pages}")),
         (_, false) => (Verdict::Drop, format!("older than the oldest good one, with damaged pages: {pages}")),
     }

@@ -78,6 +78,9 @@ pub fn open<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
     if version.format > FORMAT {
         return Err(RecordError::Newer(version.format));
     }
+    if version.format == 0 {
+        return Err(RecordError::Damaged("there is no format 0".to_owned()));
+    }
     let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(damaged)?;
     if envelope.kind != R::KIND {
         return Err(RecordError::Kind { found: envelope.kind.to_owned(), expected: R::KIND });

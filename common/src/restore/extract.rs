@@ -27,9 +27,6 @@ use crate::sys::durable;
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// The mode of directories that the index does not name: PostgreSQL's own for a data directory.
-const DIRECTORY_MODE: u32 = 0o700;
-
 /// Where a backup is unpacked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
@@ -112,13 +109,14 @@ pub fn extract(
 
 /// Makes the top folders and the links from the data directory to those outside it.
 fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<()> {
+    let mode = backup.source.data_directory_mode & 0o777;
     for root in destination.roots() {
-        durable::create_dir_all(root, DIRECTORY_MODE).with_context(|| format!("make {}", root.display()))?;
-        std::fs::set_permissions(root, Permissions::from_mode(DIRECTORY_MODE))
+        durable::create_dir_all(root, mode).with_context(|| format!("make {}", root.display()))?;
+        std::fs::set_permissions(root, Permissions::from_mode(mode))
             .with_context(|| format!("set the mode of {}", root.display()))?;
     }
     let tblspc = destination.pgdata.join("pg_tblspc");
-    make_directory(&tblspc, DIRECTORY_MODE)?;
+    make_directory(&tblspc, mode)?;
     for tablespace in &backup.tablespaces {
         let location = destination.tablespaces.iter().find(|(oid, _)| *oid == tablespace.oid).map(|(_, place)| place);
         let location = location.with_context(|| format!("no place is known for tablespace {}", tablespace.name))?;
@@ -228,17 +226,25 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// Works until the last job; after an error it takes the rest without a look, so that nobody waits for it.
     fn work(&self, jobs: &Mutex<Receiver<Job>>, total: &Mutex<Extracted>) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
         loop {
             let next = jobs.lock().map_err(|_| anyhow::anyhow!("an extraction thread died"))?.recv();
-            let Ok(job) = next else { return Ok(()) };
+            let Ok(job) = next else { return outcome };
             if self.stop.is_cancelled() {
-                return Ok(());
+                continue;
             }
-            let done = self.part(&job).inspect_err(|_| self.stop.cancel())?;
-            if let Ok(mut total) = total.lock() {
-                total.files += done.files;
-                total.bytes += done.bytes;
+            match self.part(&job) {
+                Ok(done) => {
+                    let mut total = total.lock().map_err(|_| anyhow::anyhow!("an extraction thread died"))?;
+                    total.files += done.files;
+                    total.bytes += done.bytes;
+                }
+                Err(err) => {
+                    self.stop.cancel();
+                    outcome = Err(err);
+                }
             }
         }
     }

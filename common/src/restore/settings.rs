@@ -103,15 +103,17 @@ pub fn replay(replay: &Replay, major: u32) -> Vec<Setting> {
 pub struct CopySite {
     /// Its data directory.
     pub pgdata: PathBuf,
+    /// The folder with its authentication files. Not in the data directory, which holds what the backup held.
+    pub folder: PathBuf,
     /// Its port.
     pub port: u16,
 }
 
-/// The authentication file of a copy, within its data directory.
-pub const COPY_HBA_FILE: &str = "holdfast_pg_hba.conf";
+/// The authentication file of a copy, in the folder beside its data directory.
+pub const COPY_HBA_FILE: &str = "pg_hba.conf";
 
-/// The user-name map of a copy, within its data directory.
-pub const COPY_IDENT_FILE: &str = "holdfast_pg_ident.conf";
+/// The user-name map of a copy, in the folder beside its data directory.
+pub const COPY_IDENT_FILE: &str = "pg_ident.conf";
 
 /// What [`COPY_HBA_FILE`] says: only through the socket, which only the owner of the directory reaches.
 pub const COPY_HBA: &str = "local all all trust\n";
@@ -119,7 +121,7 @@ pub const COPY_HBA: &str = "local all all trust\n";
 /// The settings that keep a copy from acting on the world: it archives nothing, replicates nothing, listens only on a
 /// socket in its own directory. They stay for as long as it is a copy.
 pub fn copy(site: &CopySite, control: &ControlFile, major: u32) -> Vec<Setting> {
-    let inside = |name: &str| site.pgdata.join(name).display().to_string();
+    let own = |name: &str| site.folder.join(name).display().to_string();
     let off = |name| (name, "off".to_owned());
     let empty = |name| (name, String::new());
     let mut settings = vec![
@@ -128,8 +130,8 @@ pub fn copy(site: &CopySite, control: &ControlFile, major: u32) -> Vec<Setting> 
         empty("listen_addresses"),
         ("unix_socket_directories", site.pgdata.display().to_string()),
         ("unix_socket_permissions", "0700".to_owned()),
-        ("hba_file", inside(COPY_HBA_FILE)),
-        ("ident_file", inside(COPY_IDENT_FILE)),
+        ("hba_file", own(COPY_HBA_FILE)),
+        ("ident_file", own(COPY_IDENT_FILE)),
         empty("external_pid_file"),
         off("ssl"),
         off("logging_collector"),

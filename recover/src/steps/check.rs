@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use common::app::Context;
+use common::app::context::ConnectionSources;
 use common::archive::{Repository, inspect, segments};
 use common::pg::{ArchiveName, WalSegmentName};
 use common::report::Advice;
@@ -14,7 +15,7 @@ use common::sys::clock::{Deadline, poll};
 use common::sys::space;
 use common::units::ByteCount;
 
-use super::Site;
+use super::{Site, target};
 use crate::cli::{Cli, Role};
 use crate::facts::Facts;
 use crate::place::Place;
@@ -38,14 +39,16 @@ pub(crate) fn bring_in_the_tail(
     let Some(server) = &origin.server else { return Ok(false) };
     let control = &origin.control;
     let told = |err: &anyhow::Error| tracing::warn!("the running server's last WAL is not archived first: {err:#}");
-    let conninfo = match connection(server.file.socket_directory.as_deref(), server.file.port, cli, ctx) {
-        Ok(conninfo) => conninfo,
-        Err(err) => {
-            told(&err);
-            return Ok(false);
-        }
+    // A port on the command line is the recovered server's, which is another one's where a copy is made.
+    let sources = ConnectionSources {
+        port: server.file.port.map(|port| port.to_string()),
+        host: server.file.socket_directory.as_ref().map(|path| path.display().to_string()),
+        ..ctx.connection_sources(&cli.server)
     };
-    let switched = Session::connect(&conninfo, &ctx.cancel).and_then(|mut session| switch_wal(&mut session));
+    let switched = ctx
+        .resolve(sources)
+        .and_then(|conninfo| Session::connect(&conninfo, &ctx.cancel))
+        .and_then(|mut session| switch_wal(&mut session));
     ctx.cancel.check()?;
     let end = match switched {
         Ok(end) => end,
@@ -80,9 +83,10 @@ pub(crate) fn connection(
 }
 
 /// Proves that the plan can be carried out; answers what was proved, in words.
-pub(crate) fn prove(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<String> {
-    let Decision { plan, backup, .. } = decision;
+pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> anyhow::Result<String> {
+    let Decision { plan, backup, .. } = &*decision;
     objects_are_there(decision, site)?;
+    let arrival = target::locate(facts, decision, site)?;
     if plan.replaces {
         let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
         writable(parent)?;
@@ -103,7 +107,11 @@ pub(crate) fn prove(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyh
     tablespace_places_are_free(decision)?;
     room(decision, &site.place)?;
     let wal = format!("WAL {} to {} along timeline {}", plan.wal_from, plan.wal_reaches, plan.timeline);
-    Ok(format!("{} is whole, {wal}", plan.backup))
+    let text = format!("{} is whole, {wal}", plan.backup);
+    if let Some(arrival) = arrival {
+        decision.plan.arrive(arrival);
+    }
+    Ok(text)
 }
 
 /// Every object of the backup is there with the size of its record.

@@ -11,6 +11,7 @@ use common::sys::durable;
 
 use super::Site;
 use crate::journal::{Journal, Stage};
+use crate::place::Place;
 use crate::plan::{Decision, Plan};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
@@ -24,7 +25,7 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
     }
     let original = read_if_there(&pgdata.join(AUTO_CONF))?;
     journal.final_auto_conf = match plan.port {
-        Some(port) => copy_settings(&original, port, plan, pgdata)?,
+        Some(port) => copy_settings(&original, port, plan, &site.place)?,
         None => original,
     };
     journal.write(&site.place)?;
@@ -48,11 +49,12 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
 }
 
 /// Writes the files that a copy has of its own; answers its lasting `postgresql.auto.conf`.
-fn copy_settings(original: &str, port: u16, plan: &Plan, pgdata: &Path) -> anyhow::Result<String> {
+fn copy_settings(original: &str, port: u16, plan: &Plan, place: &Place) -> anyhow::Result<String> {
+    let (pgdata, folder) = (&place.pgdata, place.folder());
     let control = read_control(pgdata)?;
-    let site = CopySite { pgdata: pgdata.to_path_buf(), port };
-    write(&pgdata.join(COPY_HBA_FILE), COPY_HBA)?;
-    write(&pgdata.join(COPY_IDENT_FILE), "")?;
+    write(&folder.join(COPY_HBA_FILE), COPY_HBA)?;
+    write(&folder.join(COPY_IDENT_FILE), "")?;
+    let site = CopySite { pgdata: pgdata.clone(), folder, port };
     let main = pgdata.join("postgresql.conf");
     if !main.exists() {
         write(&main, "# The original's configuration lies outside its data directory; this copy runs without it.\n")?;

@@ -7,6 +7,7 @@ pub(crate) mod place;
 pub(crate) mod preserve;
 pub(crate) mod start;
 pub(crate) mod stop;
+mod target;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
@@ -105,7 +106,7 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
     }
     match (journal.stage, journal.plan.port) {
         (Stage::Done, Some(port)) => {
-            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"))
+            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"));
         }
         (Stage::Done, None) => lines.push("archiving is on; take a new base backup soon".to_owned()),
         _ => lines.push("archiving is off until then".to_owned()),

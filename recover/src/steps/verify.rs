@@ -15,7 +15,7 @@ use crate::journal::{Journal, Stage};
 use crate::plan::Plan;
 
 /// How long a server that takes writes may take to answer.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// Between two attempts to connect.
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);
@@ -40,8 +40,15 @@ pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> 
 /// The position that was reached is the one that was planned.
 fn reached(arrival: &Arrival, plan: &Plan) -> anyhow::Result<()> {
     let at = arrival.position();
+    if let Some(planned) = &plan.arrival {
+        anyhow::ensure!(
+            at == planned.at,
+            Advice::failed(format!("replay ended at {at}, and the plan said {}", planned.at))
+                .hint("the server's log says why; do not use this server before you know")
+        );
+        return Ok(());
+    }
     let least = match plan.target {
-        Target::Lsn(lsn) if !plan.exclusive => lsn,
         Target::Latest => Lsn(plan.archive_reaches.0.saturating_sub(plan.segment_bytes)),
         _ => return Ok(()),
     };

@@ -32,7 +32,6 @@ impl Scene {
         let midday = cluster.ask("select pg_create_restore_point('midday')")?;
         load.wait_for(&cluster, 50)?;
         load.stop()?;
-        cluster.switch_wal()?;
         let oracle = Oracle::read(&sandbox, &repo, Some(&cluster.pgdata().join("pg_wal")), 1)?;
         Ok(Self { repo, cluster, oracle, backup: (before, after), midday })
     }
@@ -68,6 +67,7 @@ fn positions_and_transactions_with_and_without_the_last_one() -> Result<()> {
 fn a_name_the_end_of_the_backup_and_the_latest() -> Result<()> {
     let scene = Scene::new()?;
     scene.expect("name", &["--target-name", "midday"], &scene.oracle.at_lsn(scene.midday, false))?;
+    // The last segment is not archived yet: the running server is asked for it.
     scene.expect("latest", &["--target-latest"], &scene.oracle.all())?;
 
     let found = scene.recover("immediate", &["--target-immediate"])?;
@@ -78,32 +78,40 @@ fn a_name_the_end_of_the_backup_and_the_latest() -> Result<()> {
     workload::same_orders(&found, &first).context("the orders are not the first ones committed")
 }
 
-/// What can't be reached never succeeds; what the plan alone can tell is refused before a file is made.
+/// What can't be reached, or isn't clear, is refused before a file is made.
 #[test]
-fn an_impossible_target_is_no_success() -> Result<()> {
+fn an_impossible_target_touches_nothing() -> Result<()> {
     let scene = Scene::new()?;
+    scene.cluster.sql("select pg_create_restore_point('midday')")?;
+    scene.cluster.switch_wal()?;
+    let copy = Cluster::at(scene.cluster.sandbox(), &scene.cluster.sandbox().path().join("never"), Some(&scene.repo));
     let before = scene.repo.fingerprint()?;
-    for (number, (target, told_by_the_plan)) in [
-        (["--target-lsn", "FF/0"], true),
-        (["--target-time", "2001-01-01 00:00:00+00"], true),
-        (["--target-timeline", "7"], true),
-        (["--backup", "backup_20010101_000000"], true),
-        (["--target-time", "2099-01-01 00:00:00+00"], false),
-        (["--target-xid", "4000000"], false),
-        (["--target-name", "midnight"], false),
-    ]
-    .iter()
-    .enumerate()
-    {
-        let pgdata = scene.cluster.sandbox().path().join(format!("never{number}"));
-        let copy = Cluster::at(scene.cluster.sandbox(), &pgdata, Some(&scene.repo));
+    for target in [
+        ["--target-lsn", "FF/0"],
+        ["--target-time", "2099-01-01 00:00:00+00"],
+        ["--target-time", "2001-01-01 00:00:00+00"],
+        ["--target-xid", "4000000"],
+        ["--target-name", "midnight"],
+        ["--target-name", "midday"],
+        ["--target-timeline", "7"],
+        ["--backup", "backup_20010101_000000"],
+    ] {
         let ran = copy.try_recover(&[&["--as", "copy", "--port", "5999"], &target[..]].concat())?;
         ensure!(ran.code.is_some_and(|code| code != 0), "{target:?}: {ran}");
-        ensure!(!(*told_by_the_plan && pgdata.exists()), "{target:?} made {}: {ran}", pgdata.display());
-        ensure!(!copy.is_running(), "{target:?}: a server runs on {}", pgdata.display());
+        ensure!(!copy.pgdata().exists(), "{target:?} made {}", copy.pgdata().display());
+        ensure!(scene.cluster.is_running());
     }
-    ensure!(scene.cluster.is_running());
-    ensure!(scene.repo.fingerprint()? == before, "a refused recovery changed the repository");
+    // The running server is asked for its last WAL each time: there may be more of it, and nothing else may change.
+    let after = scene.repo.fingerprint()?;
+    for (path, digest) in &before {
+        ensure!(after.get(path) == Some(digest), "a refused recovery changed {}", path.display());
+    }
+    let made = after.keys().filter(|path| !before.contains_key(*path));
+    ensure!(
+        made.clone().all(|path| path.to_string_lossy().contains("/wal/")),
+        "it made {:?}",
+        made.collect::<Vec<_>>()
+    );
     Ok(())
 }
 

@@ -146,10 +146,9 @@ impl<'a> Reading<'a, '_> {
                 IndexEntry::Frames(table) => tables.push(table),
             }
         }
-        index.finish().map_err(|err| {
-            // Well-formed all the same: the finding is the damage, whatever the reader calls it.
-            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{err:#}"))
-        })?;
+        // Every line could be read, and yet they are not the ones that were written.
+        let differs = "its contents do not match the backup's record";
+        index.finish().map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, differs))?;
         if let Some(last) = current {
             jobs.send(last)?;
         }
@@ -336,7 +335,7 @@ fn check_part(means: Means<'_>, job: &Job<'_>, stop: &Cancel) -> anyhow::Result<
         let finding = Finding::of_reading(&key, err)?;
         let from = job.files.get(done).map_or_else(String::new, |file| {
             format!(
-                "; {} of its {} files are lost from {} on",
+                "; {} of its {} files could not be checked, from {} on",
                 job.files.len() - done,
                 job.files.len(),
                 file.path.display()

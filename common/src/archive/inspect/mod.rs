@@ -105,16 +105,15 @@ impl Finding {
     /// What a failure to read an object says of it. An error when it says nothing of this object: the work was
     /// interrupted, or the whole repository is gone.
     fn of_reading(object: &(impl ToString + ?Sized), err: anyhow::Error) -> anyhow::Result<Self> {
-        let kind = match (err.downcast_ref::<StoreError>(), err.downcast_ref::<io::Error>()) {
-            _ if err.is::<Interrupted>() => return Err(err),
-            (Some(StoreError::NoRoot(_)), _) => return Err(err),
-            (Some(StoreError::NotFound(_)), _) => return Ok(Self::new(Kind::Missing, object, "it is not there")),
-            (_, Some(err)) if matches!(err.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-                Kind::Damaged
+        match (err.downcast_ref::<StoreError>(), err.downcast_ref::<io::Error>()) {
+            _ if err.is::<Interrupted>() => Err(err),
+            (Some(StoreError::NoRoot(_)), _) => Err(err),
+            (Some(StoreError::NotFound(_)), _) => Ok(Self::new(Kind::Missing, object, "it is not there")),
+            (_, Some(io)) if matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                Ok(Self::new(Kind::Damaged, object, io.to_string()))
             }
-            _ => Kind::Unreadable,
-        };
-        Ok(Self::new(kind, object, format!("{err:#}")))
+            _ => Ok(Self::new(Kind::Unreadable, object, format!("{err:#}"))),
+        }
     }
 }
 
@@ -128,11 +127,12 @@ pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<Ba
         Ok(record) => Ok(Ok(record)),
         // There is no such backup.
         Err(err) if err.is::<Advice>() => Err(err),
+        Err(err) if err.is::<StoreError>() || err.is::<io::Error>() => Finding::of_reading(&key, err).map(Err),
         Err(err) => Ok(Err(Finding::new(Kind::Record, &key, format!("{err:#}")))),
     }
 }
 
-/// Inspects the objects of one backup; its WAL is [`wal`]'s business.
+/// Inspects the objects of one backup; its WAL is [`wal()`]'s business.
 ///
 /// `Quick`: every object that the record names is there and has the recorded size. `Standard`: besides, the index has
 /// its digest, every file the size and digest of the index, every part its length and seek table, the manifest its
