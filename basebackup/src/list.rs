@@ -36,7 +36,7 @@ impl State {
     }
 }
 
-/// A line of the list; an element of the array of `--json`.
+/// A line of the list; an element of `backups` in the document of `--json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Line {
     repository: String,
@@ -68,7 +68,7 @@ pub(crate) fn list(ctx: &Context) -> anyhow::Result<Outcome> {
         lines.extend(backups::list(&repository)?.into_iter().map(|(id, found)| line(&place, id, found, now)));
     }
     if ctx.output.is_json() {
-        ctx.output.json(&lines)?;
+        ctx.output.json(&serde_json::json!({ "backups": lines }))?;
     } else {
         let several = ctx.settings.repositories.len() > 1;
         let mut header = vec!["ID", "STATE", "LABEL", "TIMELINE", "START", "STOP", "STARTED", "TOOK", "SIZE", "STORED"];

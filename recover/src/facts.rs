@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub(crate) host: String,
     /// The data directory, as it is now.
     pub(crate) directory: Directory,
+    /// Data directories of the backups that are links to it.
+    pub(crate) links_here: Vec<PathBuf>,
     /// The system whose backups are looked at.
     pub(crate) system: SystemIdentifier,
     /// Its whole backups, oldest first.
@@ -126,7 +128,15 @@ pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> a
         Some(origin) => salvage::survey(&origin.pgdata.join("pg_wal"), &Identity::of(&origin.control))?,
         None => Tail::default(),
     };
-    Ok(Facts { now: ctx.clock.now(), host, directory, system, backups, archive, origin, tail })
+    let recorded = backups.iter().map(|backup| &backup.source.data_directory);
+    let links_here = recorded.filter(|path| leads_to(path, &place.pgdata)).cloned().collect();
+    Ok(Facts { now: ctx.clock.now(), host, directory, links_here, system, backups, archive, origin, tail })
+}
+
+/// Whether the path is another name of this place, which need not be there any more.
+fn leads_to(path: &Path, pgdata: &Path) -> bool {
+    let target = std::fs::read_link(path).map(|target| path.parent().unwrap_or(path).join(target));
+    path.canonicalize().or(target).is_ok_and(|found| found == pgdata)
 }
 
 fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {
@@ -170,4 +180,23 @@ fn tablespace_links(pg_tblspc: &Path) -> anyhow::Result<Vec<(u32, PathBuf)>> {
     }
     links.sort_unstable();
     Ok(links)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_to_its_target_even_when_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (real, link) = (root.join("real"), root.join("link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert!(leads_to(&link, &real));
+        std::fs::create_dir(&real).unwrap();
+        assert!(leads_to(&link, &real));
+        assert!(leads_to(&real, &real));
+        assert!(!leads_to(&root, &real));
+        assert!(!leads_to(&root.join("missing"), &real));
+    }
 }

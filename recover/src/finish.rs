@@ -3,6 +3,7 @@
 use common::app::{Context, Outcome};
 use common::report::Advice;
 use common::restore::follow::RECOVERY_SIGNAL;
+use common::server;
 
 use crate::cli::Cli;
 use crate::facts;
@@ -14,7 +15,7 @@ use crate::steps::{self, Site};
 pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
-    let mut journal = Journal::read(&place)?
+    let (_lock, mut journal) = Journal::lock(&place)?
         .ok_or_else(|| Advice::refused(format!("no recovery of {pgdata} is known")).hint("recover run begins one"))?;
     if journal.stage == Stage::Done {
         ctx.output.line("the recovery is finished already")?;
@@ -30,16 +31,20 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
             .hint("start the server; where it waits at its target, run SELECT pg_wal_replay_resume()")
             .into());
     }
+    if server::running(&place.pgdata)?.is_none() {
+        return Err(Advice::refused(format!("no server runs on {pgdata}")).hint("start it first").into());
+    }
     let repository = facts::open_repository(ctx)?;
     let programs = steps::programs(journal.plan.major, &place, ctx)?;
     let site = Site { place, repository, programs, cli, ctx };
-    let seen = steps::verify::release(&mut journal, &site)?;
+    let arrival = steps::start::follow(&journal.plan, &site)?;
+    let seen = steps::verify::run(&arrival, &mut journal, &site)?;
     ctx.output.line(&seen)?;
     for line in steps::ending(&journal, &site).lines {
         ctx.output.line(&line)?;
     }
     if ctx.output.is_json() {
-        ctx.output.json(&serde_json::json!({ "format": 1, "pgdata": pgdata, "stage": journal.stage, "seen": seen }))?;
+        ctx.output.json(&serde_json::json!({ "pgdata": pgdata, "stage": journal.stage, "seen": seen }))?;
     }
     Ok(Outcome::Done)
 }

@@ -11,6 +11,7 @@ use common::pg::TimelineId;
 use common::repo::envelope::{self, Record};
 use common::report::Advice;
 use common::sys::durable;
+use common::sys::lock::FileLock;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Role;
@@ -98,10 +99,28 @@ impl Journal {
     pub(crate) fn read(place: &Place) -> anyhow::Result<Option<Self>> {
         let path = place.journal();
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(envelope::open(&bytes).with_context(|| path.display().to_string())?)),
+            Ok(bytes) => {
+                let journal = envelope::open(&bytes).with_context(|| {
+                    Advice::failed(format!("the journal {} cannot be read", path.display())).hint(format!(
+                        "nothing is undone without it: look for {0}.before-… beside {0}, put things right by hand, then \
+                         move the journal away",
+                        place.pgdata.display()
+                    ))
+                })?;
+                Ok(Some(journal))
+            }
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(err).with_context(|| format!("read {}", path.display())),
         }
+    }
+
+    /// Reads the journal while nobody else works on the place; `None` when no recovery was ever begun there.
+    pub(crate) fn lock(place: &Place) -> anyhow::Result<Option<(FileLock, Self)>> {
+        if !place.journal().exists() {
+            return Ok(None);
+        }
+        let lock = place.lock()?;
+        Ok(Self::read(place)?.map(|journal| (lock, journal)))
     }
 
     /// Writes the journal durably.
@@ -121,8 +140,8 @@ impl Journal {
         matches!(self.stage, Stage::Done | Stage::RolledBack | Stage::Checked)
     }
 
-    /// Refuses a new recovery while an old one is not over.
-    pub(crate) fn refuse_unfinished(place: &Place) -> anyhow::Result<()> {
+    /// Refuses a new recovery while an old one is not over; answers the old one's journal.
+    pub(crate) fn refuse_unfinished(place: &Place) -> anyhow::Result<Option<Self>> {
         match Self::read(place)? {
             Some(old) if !old.is_over() => Err(Advice::refused(format!(
                 "a recovery of {} that began {} is not over",
@@ -134,7 +153,7 @@ impl Journal {
                 place.pgdata.display()
             ))
             .into()),
-            _ => Ok(()),
+            old => Ok(old),
         }
     }
 
@@ -159,4 +178,23 @@ pub(crate) fn stamp(time: DateTime<Utc>) -> String {
 /// Where a preserved or discarded directory lies: beside the original.
 pub(crate) fn aside(path: &Path, word: &str, time: DateTime<Utc>) -> PathBuf {
     beside(path, &format!(".{word}-{}", stamp(time)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_worked_on_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { pgdata: dir.path().join("data") };
+        assert!(Journal::lock(&place).unwrap().is_none());
+        assert!(!place.folder().exists());
+        let held = place.lock().unwrap();
+        assert!(place.lock().is_err());
+        drop(held);
+        durable::replace(&place.journal(), b"{", 0o600).unwrap();
+        assert!(Journal::lock(&place).is_err());
+        assert!(place.lock().is_ok());
+    }
 }

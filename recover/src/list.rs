@@ -31,7 +31,7 @@ pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
                     "system_identifier": backup.source.system_identifier.to_string(),
                     "postgresql_version": backup.source.version_number, "bytes": backup.plain_bytes,
                     "data_directory": backup.source.data_directory, "host": backup.source.host,
-                    "damaged_pages": backup.damaged_page_count, "tablespaces": backup.tablespaces,
+                    "damaged_page_count": backup.damaged_page_count, "tablespaces": backup.tablespaces,
                 }));
             }
             Found::Damaged(reason) => tracing::warn!("{id} is left out: {reason}"),
@@ -43,7 +43,7 @@ pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
         &rows,
     )?;
     if ctx.output.is_json() {
-        ctx.output.json(&serde_json::json!({ "format": 1, "backups": documents }))?;
+        ctx.output.json(&serde_json::json!({ "backups": documents }))?;
     }
     Ok(Outcome::Done)
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use common::app::Context;
-use common::report::Advice;
+use common::report::{Advice, ExitClass};
+use common::sys::lock::FileLock;
 use common::sys::{durable, identity};
 
 /// The data directory and the folder beside it, `DIR.holdfast`, which holds the journal, the plan for restore-wal and
@@ -53,6 +54,17 @@ impl Place {
     pub(crate) fn make_folder(&self) -> anyhow::Result<()> {
         let folder = self.folder();
         durable::create_dir_all(&folder, 0o700).with_context(|| format!("make {}", folder.display()))
+    }
+
+    /// Keeps everybody else away from this place for as long as the answer lives; makes the folder.
+    pub(crate) fn lock(&self) -> anyhow::Result<FileLock> {
+        self.make_folder()?;
+        let path = self.folder().join("lock");
+        let held = FileLock::try_exclusive(&path).with_context(|| format!("lock {}", path.display()))?;
+        held.with_context(|| {
+            Advice::new(ExitClass::Locked, format!("another recover works on {}", self.pgdata.display()))
+                .hint("wait until it has ended")
+        })
     }
 
     /// The journal.

@@ -124,6 +124,13 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
     let wish = Wish { target: args.target(), timeline: args.timeline(), backup: args.backup };
     let Choice { backup, route } = choose(&facts.backups, &known, &wish)?;
     let role = role(facts, args, place, &backup)?;
+    if wish.target == Target::Latest && args.action() != TargetAction::Promote {
+        return Err(Advice::usage(format!(
+            "--target-action {} needs a target: at the end of all WAL a server is always promoted",
+            args.action().name()
+        ))
+        .hint("add --target-time, --target-lsn, --target-xid, --target-name or --target-immediate"));
+    }
     let reaches = prove_wal(&known, &backup, &route, &wish.target)?;
     let mut warnings = Vec::new();
     if let Some(warning) = hole_warning(&known, &route, reaches) {
@@ -173,7 +180,8 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
 /// Production only where the backup came from, or where the user says so; anywhere else a copy.
 fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> Result<Role, Advice> {
     let pgdata = place.pgdata.display();
-    let same_path = backup.source.data_directory == place.pgdata;
+    let recorded = &backup.source.data_directory;
+    let same_path = *recorded == place.pgdata || facts.links_here.contains(recorded);
     let same_host = backup.source.host == facts.host;
     let role = match args.role {
         Some(role) => role,
@@ -189,6 +197,11 @@ fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> 
         }
         None => Role::Copy,
     };
+    let origin = &backup.source.data_directory;
+    if !same_path && same_host && place.pgdata.starts_with(origin) {
+        return Err(Advice::refused(format!("{pgdata} lies in the original's data directory {}", origin.display()))
+            .hint("name a directory outside it with -D"));
+    }
     match (&facts.directory, role) {
         (Directory::Foreign, _) => Err(Advice::refused(format!("{pgdata} is neither empty nor a data directory"))
             .hint("name the data directory, or a directory that does not exist yet, with -D")),

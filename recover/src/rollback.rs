@@ -31,7 +31,7 @@ const STOP_WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
-    let mut journal = Journal::read(&place)?.ok_or_else(|| {
+    let (_lock, mut journal) = Journal::lock(&place)?.ok_or_else(|| {
         Advice::refused(format!("no recovery of {pgdata} is known, so there is nothing to undo"))
             .hint("name the data directory that was recovered with -D")
     })?;
@@ -48,6 +48,9 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
         server::stop(&site.programs, &site.place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
     }
     let abandoned = abandoned_timeline(&journal, &site)?;
+    // Once the old cluster is back, its own files would be taken for the recovered one's.
+    journal.new_timeline = abandoned;
+    journal.write(&site.place)?;
     let mut discarded = Vec::new();
     for change in journal.changes.iter().rev() {
         discarded.extend(undo(change, &journal.changes, now)?);
@@ -76,7 +79,7 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     if ctx.output.is_json() {
         let discarded: Vec<String> = discarded.iter().map(|path| path.display().to_string()).collect();
         ctx.output.json(&serde_json::json!({
-            "format": 1, "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": abandoned,
+            "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": abandoned,
         }))?;
     }
     Ok(Outcome::Done)
@@ -110,7 +113,11 @@ fn undo(change: &Change, all: &[Change], now: DateTime<Utc>) -> anyhow::Result<O
         Change::Made { path } => {
             // Where something was moved away, that change's undoing sees to what came in its place.
             let replaced = all.iter().any(|other| matches!(other, Change::Moved { from, .. } if from == path));
-            if replaced || !path.exists() { Ok(None) } else { discard(path, now).map(Some) }
+            if replaced || !path.exists() {
+                return Ok(None);
+            }
+            lead_aside(path, all, now)?;
+            discard(path, now).map(Some)
         }
         Change::Relinked { link, before, .. } => {
             if link.symlink_metadata().is_ok() {
@@ -122,26 +129,78 @@ fn undo(change: &Change, all: &[Change], now: DateTime<Utc>) -> anyhow::Result<O
             if !to.exists() {
                 return Ok(None);
             }
-            let discarded = if from.exists() { Some(discard(from, now)?) } else { None };
+            let discarded = if from.exists() {
+                lead_aside(from, all, now)?;
+                Some(discard(from, now)?)
+            } else {
+                None
+            };
             durable::rename_exclusive(to, from)
                 .with_context(|| format!("rename {} back to {}", to.display(), from.display()))?;
+            remove_emptied(to);
             Ok(discarded)
         }
     }
 }
 
-/// Sets a directory that the recovery made aside.
-fn discard(path: &Path, now: DateTime<Utc>) -> anyhow::Result<PathBuf> {
-    // A version's folder must not lie in the tablespace under another name: PostgreSQL's tools would trip over it.
-    let version = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("PG_"));
-    let to = match path.parent() {
-        Some(location) if version => {
-            let folder = location.join(format!("holdfast-undone-{}", stamp(now)));
-            durable::create_dir_all(&folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
-            folder.join(path.file_name().unwrap_or_default())
+/// Leads the links of a data directory that the recovery made to where their targets will be set aside. Left as they
+/// are, they would lead a server that somebody starts on it into the files of the cluster that is put back.
+fn lead_aside(pgdata: &Path, all: &[Change], now: DateTime<Utc>) -> anyhow::Result<()> {
+    let links = match std::fs::read_dir(pgdata.join("pg_tblspc")) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        entries => entries
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+            .with_context(|| format!("read {}/pg_tblspc", pgdata.display()))?,
+    };
+    for link in links.into_iter().chain([pgdata.join("pg_wal")]) {
+        let Ok(target) = std::fs::read_link(&link) else { continue };
+        let outside = all.iter().find_map(|change| match change {
+            Change::Made { path } | Change::Moved { from: path, .. }
+                if *path == target || (is_version(path) && path.parent() == Some(&target)) =>
+            {
+                Some(path)
+            }
+            _ => None,
+        });
+        if let Some(path) = outside {
+            let to = discarded_place(path, now);
+            let to = if is_version(path) { to.parent().map(Path::to_path_buf).unwrap_or(to) } else { to };
+            preserve::relink(&link, &to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the folder that a tablespace's files were kept in, once it is empty.
+fn remove_emptied(kept: &Path) {
+    if let Some(folder) = kept.parent().filter(|_| is_version(kept)) {
+        // One that holds anything else stays; it harms nobody.
+        drop(std::fs::remove_dir(folder));
+    }
+}
+
+/// Whether this is PostgreSQL's own folder in a tablespace.
+fn is_version(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("PG_"))
+}
+
+/// Where a directory that the recovery made is set aside to. A version's folder must not lie in the tablespace under
+/// another name: PostgreSQL's tools would trip over it.
+fn discarded_place(path: &Path, now: DateTime<Utc>) -> PathBuf {
+    match path.parent() {
+        Some(location) if is_version(path) => {
+            location.join(format!("holdfast-undone-{}", stamp(now))).join(path.file_name().unwrap_or_default())
         }
         _ => aside(path, "undone", now),
-    };
+    }
+}
+
+/// Sets a directory that the recovery made aside.
+fn discard(path: &Path, now: DateTime<Utc>) -> anyhow::Result<PathBuf> {
+    let to = discarded_place(path, now);
+    if let Some(folder) = to.parent() {
+        durable::create_dir_all(folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
+    }
     durable::rename_exclusive(path, &to).with_context(|| format!("rename {} to {}", path.display(), to.display()))?;
     Ok(to)
 }
@@ -151,6 +210,12 @@ fn abandoned_timeline(journal: &Journal, site: &Site<'_>) -> anyhow::Result<Opti
     if journal.new_timeline.is_some() || journal.stage < Stage::Started || journal.is_copy() {
         return Ok(journal.new_timeline.filter(|_| !journal.is_copy()));
     }
+    let preserved =
+        |change: &Change| matches!(change, Change::Moved { from, to } if *from == site.place.pgdata && to.exists());
+    if journal.plan.replaces && !journal.changes.iter().any(preserved) {
+        // The old cluster is back already: nothing of the recovered one is there to be read.
+        return Ok(None);
+    }
     let pg_wal = site.place.pgdata.join("pg_wal");
     let mut newest = None;
     let entries = match std::fs::read_dir(&pg_wal) {
@@ -159,7 +224,11 @@ fn abandoned_timeline(journal: &Journal, site: &Site<'_>) -> anyhow::Result<Opti
     };
     for entry in entries {
         let entry = entry.with_context(|| format!("read {}", pg_wal.display()))?;
-        if let Some(ArchiveName::History(timeline)) = entry.file_name().to_str().and_then(ArchiveName::parse) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Histories that came from the old cluster's own pg_wal are its timelines, and go on.
+        if let Some(ArchiveName::History(timeline)) = ArchiveName::parse(&name)
+            && !journal.plan.salvage.contains(&name)
+        {
             newest = newest.max(Some(timeline));
         }
     }
@@ -180,4 +249,50 @@ fn start(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
     let log = site.place.start_log();
     let options = StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log };
     server::start(&site.programs, &site.place.pgdata, &options, &site.ctx.cancel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Where the link leads.
+    fn leads(link: &Path) -> PathBuf {
+        std::fs::read_link(link).unwrap()
+    }
+
+    #[test]
+    fn neither_cluster_leads_into_the_other_after_a_rollback() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let (data, before, space) = (root.join("data"), root.join("data.before-x"), root.join("ts"));
+        let (version, kept) = (space.join("PG_15_1"), space.join("holdfast-before-x"));
+        for made in
+            [&data.join("pg_tblspc"), &before.join("pg_tblspc"), &version.join("new"), &kept.join("PG_15_1/old")]
+        {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        symlink(&space, data.join("pg_tblspc/16384")).unwrap();
+        symlink(&kept, before.join("pg_tblspc/16384")).unwrap();
+        let link = before.join("pg_tblspc/16384");
+        let changes = [
+            Change::Moved { from: version.clone(), to: kept.join("PG_15_1") },
+            Change::Moved { from: data.clone(), to: before },
+            Change::Relinked { link, before: space.clone(), meanwhile: kept.clone() },
+            Change::Made { path: data.clone() },
+            Change::Made { path: version.clone() },
+        ];
+        let now = DateTime::UNIX_EPOCH;
+        // A second time changes nothing.
+        for _ in 0..2 {
+            for change in changes.iter().rev() {
+                undo(change, &changes, now).unwrap();
+            }
+            let undone = aside(&data, "undone", now);
+            assert!(version.join("old").exists());
+            assert_eq!(leads(&data.join("pg_tblspc/16384")), space);
+            assert!(leads(&undone.join("pg_tblspc/16384")).join("PG_15_1/new").exists());
+            assert!(!kept.exists());
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use common::app::{Context, Outcome};
-use common::report::Advice;
+use common::report::{Advice, Interrupted};
 
 use crate::cli::{Cli, RunArgs};
 use crate::facts::{self, Facts};
@@ -17,7 +17,7 @@ use crate::steps::{self, Site};
 /// Carries out `recover run`.
 pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
-    Journal::refuse_unfinished(&place)?;
+    let before = Journal::refuse_unfinished(&place)?;
     let repository = facts::open_repository(ctx)?;
     let port = port(cli)?;
     let mut reporter = Reporter::new(ctx);
@@ -36,6 +36,11 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
     }
     reporter.done(checked)?;
     confirm(&decision.plan, args, ctx)?;
+    let _lock = site.place.lock()?;
+    if Journal::read(&site.place)? != before {
+        let message = format!("another recovery of {} was begun meanwhile", site.place.pgdata.display());
+        return Err(Advice::refused(message).hint("look at what it left, and run recover again").into());
+    }
     let journal = act(&facts, &decision, &site, &mut reporter);
     conclude(journal, reporter, &site, ctx)
 }
@@ -82,7 +87,7 @@ fn act(facts: &Facts, decision: &Decision, site: &Site<'_>, reporter: &mut Repor
     if !decision.plan.starts {
         return Ok(journal);
     }
-    let arrival = steps::start::run(decision, &mut journal, site)?;
+    let arrival = steps::start::run(&decision.plan, &mut journal, site)?;
     reporter.done(arrival.describe())?;
     reporter.done(steps::verify::run(&arrival, &mut journal, site)?)?;
     Ok(journal)
@@ -106,7 +111,6 @@ fn conclude(
     }
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({
-            "format": 1,
             "pgdata": pgdata.to_string(),
             "plan": journal.plan,
             "stage": journal.stage,
@@ -124,7 +128,16 @@ fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
     if touched.is_none() {
         return err;
     }
-    let way_back = format!("recover rollback -D {} puts everything back as it was", site.place.pgdata.display());
+    let pgdata = site.place.pgdata.display();
+    let started = touched.is_some_and(|journal| journal.stage == Stage::Started);
+    let way_back = if started && err.downcast_ref::<Interrupted>().is_some() {
+        format!(
+            "the server goes on: recover finish -D {pgdata} ends the recovery once it takes writes, \
+             recover rollback -D {pgdata} puts everything back as it was"
+        )
+    } else {
+        format!("recover rollback -D {pgdata} puts everything back as it was")
+    };
     let known = err.downcast_ref::<Advice>();
     let advice = Advice {
         class: known.map_or_else(|| common::app::exit::of_error(&err), |advice| advice.class),

@@ -45,7 +45,7 @@ pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
     ctx.output
         .table(&["backup", "timeline", "from", "from LSN", "to LSN", "last WAL archived at", "missing"], &rows)?;
     if ctx.output.is_json() {
-        ctx.output.json(&serde_json::json!({ "format": 1, "windows": windows }))?;
+        ctx.output.json(&serde_json::json!({ "windows": windows }))?;
     }
     Ok(Outcome::Done)
 }

@@ -1,5 +1,6 @@
 //! What the findings mean for PostgreSQL. Pure.
 
+use common::app::message_of;
 use common::archive::segments::Fetched;
 use common::pg::ArchiveName;
 use common::report::{Advice, ExitClass};
@@ -64,7 +65,7 @@ fn failure(name: ArchiveName, finding: &Finding) -> Option<Advice> {
             let known = err.downcast_ref::<Advice>();
             Some(Advice {
                 class: known.map_or(ExitClass::Failed, |advice| advice.class),
-                message: format!("restore {name} from {place}: {err:#}"),
+                message: format!("restore {name} from {place}: {}", message_of(err)),
                 hint: known.and_then(|advice| advice.hint.clone()),
             })
         }

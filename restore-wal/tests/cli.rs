@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use common::sys::durable;
 
 fn restore_wal(directory: &Path, args: &[&str]) -> (i32, String, String) {
     let output =
@@ -52,4 +53,31 @@ fn a_standby_is_never_stopped_by_a_mistake() {
         assert_eq!(code, 1, "{args:?}: {stderr}");
         assert!(!stderr.is_empty());
     }
+}
+
+/// PostgreSQL's log gets what went wrong once, in plain words.
+#[test]
+fn a_failure_is_said_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pgdata = dir.path().join("data");
+    std::fs::create_dir_all(pgdata.join("global")).unwrap();
+    durable::replace(&pgdata.join("global/pg_control"), &control_file(), 0o600).unwrap();
+    let repository = dir.path().join("repository");
+    durable::replace(&repository, b"no folder", 0o600).unwrap();
+    let (code, _, stderr) =
+        restore_wal(&pgdata, &["--repo", repository.to_str().unwrap(), SEGMENT, "pg_wal/RECOVERYXLOG"]);
+    assert_eq!(code, 201, "{stderr}");
+    assert!(stderr.trim_end().ends_with("holdfast.json: not a directory"), "{stderr}");
+    assert_eq!(stderr.matches("not a directory").count(), 1, "{stderr}");
+}
+
+/// What of `pg_control` is looked at: PostgreSQL 15, shut down, segments of 16 MiB, the right checksum.
+fn control_file() -> Vec<u8> {
+    let mut bytes = vec![0; 288];
+    for (offset, value) in [(0, 7_u32), (8, 1300), (12, 202_209_061), (16, 1), (228, 16 << 20)] {
+        bytes.splice(offset..offset + 4, value.to_ne_bytes());
+    }
+    bytes.extend(crc32c::crc32c(&bytes).to_ne_bytes());
+    bytes.resize(8192, 0);
+    bytes
 }

@@ -151,7 +151,7 @@ fn record(id: &str, start: &str) -> serde_json::Value {
         "source": {
             "system_identifier": "7", "version_number": 150_018, "catalog_version": 202_209_061,
             "segment_size": 16 << 20, "data_checksums": true, "standby": false, "host": "db1",
-            "data_directory": "/data", "config_file": "/data/a", "hba_file": "/data/b", "ident_file": "/data/c",
+            "data_directory": "/data", "data_directory_mode": 448, "config_file": "/data/a", "hba_file": "/data/b", "ident_file": "/data/c",
             "port": 5432
         },
         "span": {

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::environment::Environment;
 use crate::repo::ClusterName;
+use crate::report::Advice;
 
 // On every option rather than on the whole: a heading of the whole would go on into the options that follow it.
 const COMMON: &str = "Common options";
@@ -45,7 +47,7 @@ pub struct CommonArgs {
     #[arg(short = 'D', long, value_name = "DIR", global = true, help_heading = COMMON)]
     pub pgdata: Option<PathBuf>,
 
-    /// Print one JSON document instead of text
+    /// Print one JSON document instead of text [env: HOLDFAST_JSON]
     #[arg(long, global = true, help_heading = COMMON)]
     pub json: bool,
 
@@ -53,15 +55,15 @@ pub struct CommonArgs {
     #[arg(long, value_name = "text|json", value_enum, hide_possible_values = true, global = true, help_heading = COMMON)]
     pub log_format: Option<LogFormat>,
 
-    /// Say more; twice: everything
+    /// Say more; twice: everything [env: HOLDFAST_VERBOSE (1 or 2)]
     #[arg(short, long, action = ArgAction::Count, global = true, help_heading = COMMON)]
     pub verbose: u8,
 
-    /// Say less: no progress, and of the log only what is wrong
+    /// Say less: no progress, and of the log only what is wrong [env: HOLDFAST_QUIET]
     #[arg(short, long, global = true, help_heading = COMMON, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Show no progress
+    /// Show no progress [env: HOLDFAST_NO_PROGRESS]
     #[arg(long, global = true, help_heading = COMMON)]
     pub no_progress: bool,
 
@@ -72,6 +74,32 @@ pub struct CommonArgs {
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version, global = true, help_heading = COMMON)]
     pub version: Option<bool>,
+}
+
+impl CommonArgs {
+    /// The same with what the environment says of output: a variable speaks where its flag is silent. A value that is
+    /// neither yes nor no is a usage error.
+    pub(crate) fn completed(&self, environment: &Environment) -> Result<Self, Advice> {
+        let mut args = self.clone();
+        args.json |= is_set(environment, "HOLDFAST_JSON")?;
+        args.no_progress |= is_set(environment, "HOLDFAST_NO_PROGRESS")?;
+        if !args.quiet && args.verbose == 0 {
+            args.verbose = match environment.text("HOLDFAST_VERBOSE")? {
+                Some("2") => 2,
+                _ => u8::from(is_set(environment, "HOLDFAST_VERBOSE")?),
+            };
+            args.quiet = args.verbose == 0 && is_set(environment, "HOLDFAST_QUIET")?;
+        }
+        Ok(args)
+    }
+}
+
+fn is_set(environment: &Environment, name: &str) -> Result<bool, Advice> {
+    match environment.text(name)? {
+        Some("1" | "true" | "yes" | "on") => Ok(true),
+        None | Some("0" | "false" | "no" | "off") => Ok(false),
+        Some(other) => Err(Advice::usage(format!("{name}: {other:?} is neither \"1\" nor \"0\""))),
+    }
 }
 
 const VERSION: &str = concat!("(Holdfast) ", env!("CARGO_PKG_VERSION"));
@@ -134,6 +162,19 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_variable_speaks_where_its_flag_is_silent() {
+        let environment =
+            Environment::of([("HOLDFAST_JSON", "1"), ("HOLDFAST_VERBOSE", "2"), ("HOLDFAST_QUIET", "yes")]);
+        let args = CommonArgs::default().completed(&environment).unwrap();
+        assert!(args.json && args.verbose == 2 && !args.quiet && !args.no_progress);
+        let quiet = CommonArgs { quiet: true, ..CommonArgs::default() }.completed(&environment).unwrap();
+        assert!(quiet.quiet && quiet.verbose == 0);
+        let wrong = Environment::of([("HOLDFAST_NO_PROGRESS", "maybe")]);
+        let refusal = CommonArgs::default().completed(&wrong).unwrap_err();
+        assert!(refusal.message.contains("HOLDFAST_NO_PROGRESS"), "{refusal}");
     }
 
     #[rstest]

@@ -14,21 +14,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// The chain of an error, joined by ": ", with the hint of its outermost advice.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
-        let mut message = String::new();
-        for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
-            // An error whose text already ends in its source's would say it twice.
-            if message.ends_with(&text) {
-                continue;
-            }
-            if !message.is_empty() {
-                message.push_str(": ");
-            }
-            message.push_str(&text);
-        }
-        for system in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
-            message = message.replace(&system.to_string(), &system_error(system));
-        }
-        Self { message, hint: exit::advice(error).and_then(|advice| advice.hint.clone()) }
+        Self { message: message_of(error), hint: exit::advice(error).and_then(|advice| advice.hint.clone()) }
     }
 
     /// A parser's complaint, which clap renders as paragraphs: what is wrong, tips, usage, where to find help.
@@ -45,6 +31,25 @@ impl Failure {
         let help = format!("try \"{program} --help\" for more information");
         Self { message, hint: Some(tip.map_or_else(|| help.clone(), |tip| format!("{tip}; {help}"))) }
     }
+}
+
+/// The chain of an error in one line, as `main` would say it: nothing twice, the system's answers in plain words.
+pub fn message_of(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
+        // An error whose text already ends in its source's would say it twice.
+        if message.ends_with(&text) {
+            continue;
+        }
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(&text);
+    }
+    for system in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
+        message = message.replace(&system.to_string(), &system_error(system));
+    }
+    message
 }
 
 /// "permission denied" rather than "Permission denied (os error 13)".

@@ -17,6 +17,16 @@ pub struct Output {
     sink: Mutex<Sink>,
 }
 
+/// The version of the contract of all documents.
+const JSON_FORMAT: u32 = 1;
+
+#[derive(Serialize)]
+struct Versioned<'a, D> {
+    format: u32,
+    #[serde(flatten)]
+    document: &'a D,
+}
+
 struct Sink {
     writer: Box<dyn Write + Send>,
     reader_is_gone: bool,
@@ -46,9 +56,11 @@ impl Output {
         self.json
     }
 
-    /// Writes one document and a line's end. A program calls it once.
+    /// Writes one document, an object, and a line's end; adds `"format"` to it, the version of the documents' contract
+    /// (`docs/JSON.md`). A program calls it once.
     pub fn json(&self, document: &impl Serialize) -> anyhow::Result<()> {
-        let mut text = serde_json::to_vec_pretty(document).context("render JSON")?;
+        let document = Versioned { format: JSON_FORMAT, document };
+        let mut text = serde_json::to_vec_pretty(&document).context("render JSON")?;
         text.push(b'\n');
         self.write(&text)
     }
@@ -200,7 +212,7 @@ backup_20261121_031500  120 kB  2026-11-21      -
         output.line("hello").unwrap();
         output.table(&["A"], &rows(&[&["1"]])).unwrap();
         output.json(&serde_json::json!({"id": 1})).unwrap();
-        assert_eq!(captured.text(), "{\n  \"id\": 1\n}\n");
+        assert_eq!(captured.text(), "{\n  \"format\": 1,\n  \"id\": 1\n}\n");
     }
 
     struct Failing(io::ErrorKind);

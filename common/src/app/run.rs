@@ -127,6 +127,7 @@ impl World {
         data_directory: impl FnOnce(&Settings) -> Option<PathBuf>,
     ) -> anyhow::Result<Context> {
         log_format(&self.environment)?;
+        let args = &args.completed(&self.environment)?;
         log.listen(logging::level(self.program, args));
         let settings = Settings::load(args, &self.environment)?;
         let data_directory = data_directory(&settings);

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -156,6 +156,8 @@ pub struct Located {
     pub end_of_wal: Lsn,
     /// All restore points of the wanted name, in order; with more than one the name alone is ambiguous.
     pub occurrences: Vec<RestorePoint>,
+    /// Object id and place of each tablespace that a recovery makes anew on the way to the stop.
+    pub new_tablespaces: Vec<(u32, PathBuf)>,
     /// Why the reading ended.
     pub ended: Ended,
 }
@@ -249,6 +251,7 @@ impl<'a> Search<'a> {
             last_transaction: None,
             end_of_wal: from,
             occurrences: Vec::new(),
+            new_tablespaces: Vec::new(),
             ended: Ended::Until,
         };
         Self { question, from, until, located, ended: Ended::Answered }
@@ -308,6 +311,9 @@ impl<'a> Search<'a> {
         }
         if let (true, RecordKind::RestorePoint { time, .. }) = (self.question.is_named(&record), &record.kind) {
             found.occurrences.push(RestorePoint { lsn: record.start, time: *time });
+        }
+        if let (true, RecordKind::NewTablespace { oid, location }) = (replayed, &record.kind) {
+            found.new_tablespaces.push((*oid, location.clone()));
         }
         if stops_before || stops_after {
             let replay_end = if stops_after { record.end } else { found.end_of_wal };
@@ -456,6 +462,20 @@ mod tests {
         assert_eq!(found.replay_end, spans.get(before).map_or(spans[stop].0, |(_, end)| *end));
         assert_eq!(xids(&located), (last, Some(next)));
         assert_eq!(located.ended, Ended::Answered);
+    }
+
+    #[test]
+    fn tablespaces_made_before_the_stop_are_told() {
+        let mut log = Writer::new(FIRST);
+        log.new_tablespace(16_384, "/ts");
+        log.commit(1, 10);
+        log.commit(2, 20);
+        log.new_tablespace(16_385, "/later");
+        log.pad();
+        let located = ask(&segments(&log, 1), &straight(), Moment::Time(at(15)), false);
+        assert_eq!(located.new_tablespaces, [(16_384, PathBuf::from("/ts"))]);
+        let located = ask(&segments(&log, 1), &straight(), Moment::End, false);
+        assert_eq!(located.new_tablespaces.len(), 2);
     }
 
     #[test]

@@ -63,6 +63,10 @@ impl Repository {
         let place = store.describe();
         match store.list("", None, 1) {
             Ok(found) if !found.is_empty() => {
+                // What lies there may be the repository that somebody else has made meanwhile.
+                if let Ok(repository) = Self::open(store, cluster, compression) {
+                    return Ok(repository);
+                }
                 return Err(missing.context(
                     Advice::refused(format!("{place} holds other things and no {REPOSITORY}"))
                         .hint("name an empty folder, or one that does not exist yet, as the repository"),
@@ -140,18 +144,8 @@ impl Repository {
             .hint("after pg_resetwal --wal-segsize, archive under another --cluster name")
             .into());
         }
-        if !after_upgrade && let Some(other) = self.identities()?.first() {
-            return Err(Advice::refused(format!(
-                "system identifier {system} is not that of cluster \"{}\" in {}, which is {}",
-                self.layout.cluster(),
-                self.describe(),
-                other.system_identifier
-            ))
-            .hint(
-                "give another server's WAL a name of its own with --cluster NAME; \
-                 if this is the same cluster after pg_upgrade, run archive-wal once with --after-upgrade",
-            )
-            .into());
+        if !after_upgrade {
+            self.refuse_beside_others(system)?;
         }
         if identity.major.is_none() {
             tracing::warn!(
@@ -164,7 +158,35 @@ impl Repository {
             segment_size: identity.segment_size,
             first_seen: now,
         };
-        self.create_record(&self.layout.identity(system)?, &record).map(drop)
+        let key = self.layout.identity(system)?;
+        let created = self.create_record(&key, &record)? == Published::Created;
+        if created && !after_upgrade {
+            // Another server may have come at the same moment. Whoever looks after its own record is there sees the
+            // other's, or is seen by it; so two never both stay.
+            let alone = self.refuse_beside_others(system);
+            if alone.is_err() {
+                self.store.delete(&[key])?;
+            }
+            return alone;
+        }
+        Ok(())
+    }
+
+    /// Refuses when the cluster is known by another system identifier than this one.
+    fn refuse_beside_others(&self, system: SystemIdentifier) -> anyhow::Result<()> {
+        let known = self.identities()?;
+        let Some(other) = known.iter().find(|other| other.system_identifier != system) else { return Ok(()) };
+        Err(Advice::refused(format!(
+            "system identifier {system} is not that of cluster \"{}\" in {}, which is {}",
+            self.layout.cluster(),
+            self.describe(),
+            other.system_identifier
+        ))
+        .hint(
+            "give another server's WAL a name of its own with --cluster NAME; \
+             if this is the same cluster after pg_upgrade, run archive-wal once with --after-upgrade",
+        )
+        .into())
     }
 
     /// Every object whose key starts with `prefix`, in order.
@@ -258,4 +280,54 @@ fn create_record<R: Record>(store: &dyn Store, key: &Key, record: &R) -> anyhow:
     let mut upload = store.begin(key)?;
     upload.write_all(&envelope::seal(record)?).with_context(|| format!("write {key}"))?;
     Ok(upload.publish_new()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::pg::SegmentSize;
+    use crate::store::{FaultKind, FaultPlan, FaultStore, MemoryStore};
+
+    fn enter(store: Arc<dyn Store>, system: SystemIdentifier) -> anyhow::Result<Repository> {
+        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let repository = Repository::open_or_create(store, ClusterName::default(), Compression::default(), now)?;
+        let identity = Identity { system_identifier: system, segment_size: SegmentSize::DEFAULT, major: Some(15) };
+        repository.admit(&identity, false, now)?;
+        Ok(repository)
+    }
+
+    /// Lets `second` enter a new repository in the middle of `first`'s entrance, at each call in turn; tells who did.
+    fn each_interleaving(first: SystemIdentifier, second: SystemIdentifier, check: impl Fn(bool, bool, &Repository)) {
+        let counting = Arc::new(FaultStore::new(MemoryStore::new()));
+        enter(counting.clone(), first).unwrap();
+        for at in 1..=counting.calls() {
+            let store = Arc::new(MemoryStore::new());
+            let other = Arc::new(Mutex::new(None));
+            let (seen, below) = (other.clone(), store.clone());
+            let comes = move || *seen.lock().unwrap() = Some(enter(below.clone(), second));
+            let plan = FaultPlan { at, kind: FaultKind::Run(Arc::new(comes)) };
+            let ours = enter(Arc::new(FaultStore::with_plan(store, plan)), first);
+            let theirs = other.lock().unwrap().take().unwrap();
+            let repository = ours.as_ref().or(theirs.as_ref()).unwrap();
+            check(ours.is_ok(), theirs.is_ok(), repository);
+        }
+    }
+
+    #[test]
+    fn one_server_that_comes_twice_at_once_is_let_in_twice() {
+        each_interleaving(7, 7, |first, second, repository| {
+            assert!(first && second);
+            assert_eq!(repository.identities().unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn of_two_servers_that_come_at_once_one_is_let_in() {
+        each_interleaving(7, 8, |first, second, repository| {
+            assert!(first != second);
+            assert_eq!(repository.identities().unwrap().len(), 1);
+        });
+    }
 }

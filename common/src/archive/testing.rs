@@ -180,7 +180,7 @@ fn noise(size: usize, seed: u8) -> Vec<u8> {
 }
 
 /// A segment of timeline 1 as PostgreSQL 15 could have written it.
-fn segment(number: u64, system: u64) -> Vec<u8> {
+pub(super) fn segment(number: u64, system: u64) -> Vec<u8> {
     let mut bytes = vec![0xEE; SEGMENT_BYTES as usize];
     let start = number * u64::from(SEGMENT_BYTES);
     for (page, first) in bytes.chunks_mut(PAGE_BYTES).zip((start..).step_by(PAGE_BYTES)) {

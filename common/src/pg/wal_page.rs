@@ -119,7 +119,7 @@ pub enum Wholeness {
 /// Why a file is not the segment that its name says. Offsets are bytes from the file's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    /// Cut off, padded or empty.
+    /// Cut off or empty.
     #[error("the file has {found} bytes, a segment of this cluster has {expected}")]
     WrongSize {
         /// The cluster's segment size.
@@ -127,6 +127,9 @@ pub enum SegmentError {
         /// The file's size.
         found: u64,
     },
+    /// Padded, or endless: how much more there is nobody wants to know.
+    #[error("the file has more than the {0} bytes of a segment of this cluster")]
+    TooLong(u64),
     /// Too few bytes to hold a header.
     #[error("{found} bytes are too few for a segment's header")]
     NoHeader {
@@ -300,7 +303,8 @@ impl SegmentCheck {
         Self { name, expected, wholeness, position: 0, head, first: None, timeline: TimelineId(1), end: None }
     }
 
-    /// Takes the file's next bytes, any number of them.
+    /// Takes the file's next bytes, any number of them. The first byte beyond a segment's size is an error, so that
+    /// whoever writes down what was checked never writes more than a segment.
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), SegmentError> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -308,7 +312,8 @@ impl SegmentCheck {
             self.position += taken as u64;
             rest = rest.get(taken..).unwrap_or_default();
         }
-        Ok(())
+        let size = self.expected.segment_size.bytes();
+        if self.position <= size { Ok(()) } else { Err(SegmentError::TooLong(size)) }
     }
 
     /// Ends the check: the file must have had exactly the segment's size.
@@ -341,7 +346,7 @@ impl SegmentCheck {
             }
             return Ok(taken);
         };
-        // Bytes beyond a segment's size are only counted: `finish` says how wrong the size is.
+        // Bytes beyond a segment's size are only counted: `update` refuses them.
         if self.wholeness == Wholeness::Partial || self.position >= self.expected.segment_size.bytes() {
             return Ok(rest.len());
         }
@@ -487,18 +492,26 @@ mod tests {
 
     #[rstest]
     #[case::one_byte_short((1 << 20) - 1)]
-    #[case::one_byte_more((1 << 20) + 1)]
     #[case::empty(0)]
     #[case::half_a_header(17)]
     #[case::a_page(8192)]
-    #[case::twice(2 << 20)]
-    fn another_size_is_refused(#[case] size: usize) {
+    fn too_few_bytes_are_refused(#[case] size: usize) {
         let mut bytes = segment();
         bytes.resize(size, 0);
         let found = size as u64;
         for wholeness in [Wholeness::Whole, Wholeness::Partial] {
             let wrong = SegmentError::WrongSize { expected: u64::from(MIB), found };
             assert_eq!(check_as(&bytes, 4096, expected(), wholeness), Err(wrong));
+        }
+    }
+
+    #[test]
+    fn the_first_byte_too_many_is_refused() {
+        let bytes = segment();
+        for wholeness in [Wholeness::Whole, Wholeness::Partial] {
+            let mut check = SegmentCheck::new(name(), expected(), wholeness);
+            assert_eq!(check.update(&bytes), Ok(()));
+            assert_eq!(check.update(&[0]), Err(SegmentError::TooLong(u64::from(MIB))));
         }
     }
 

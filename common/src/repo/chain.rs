@@ -196,11 +196,13 @@ impl Route {
     /// itself when the very first segment is missing.
     pub fn reaches(&self, inventory: &Inventory, from: Lsn) -> Lsn {
         let first = from.0 / self.size.bytes();
-        let mut end = first;
-        while inventory.has(self.segment(end)) {
-            end += 1;
+        // No name stands for a segment beyond the last position.
+        let end = (first..=u64::MAX / self.size.bytes()).find(|number| !inventory.has(self.segment(*number)));
+        match end {
+            Some(end) if end == first => from,
+            Some(end) => Lsn(end.saturating_mul(self.size.bytes())),
+            None => Lsn(u64::MAX),
         }
-        if end == first { from } else { Lsn(end * self.size.bytes()) }
     }
 
     /// Whether segments of this way exist beyond `position`: then what is missing there is a hole, not the end.
@@ -259,6 +261,15 @@ mod tests {
         assert_eq!(missing.to_string(), "000000010000000000000005");
         assert_eq!(route.first_missing(&inventory, Lsn(SEG), Lsn(5 * SEG)), None);
         assert_eq!(inventory.holes(TimelineId(1)), vec![(missing, missing)]);
+    }
+
+    #[test]
+    fn the_last_segment_of_all_is_an_end() {
+        let last = u64::MAX / SEG;
+        let inventory = inventory(&[(1, last - 255..=last)]);
+        let route = Route::new(TimelineHistory::root(TimelineId(1)), SIZE);
+        assert_eq!(route.reaches(&inventory, Lsn(last * SEG)), Lsn(u64::MAX));
+        assert_eq!(route.first_missing(&inventory, Lsn(last * SEG), Lsn(u64::MAX)), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! signal file that PostgreSQL removes when recovery ends, and the last line of the new timeline's history
 //! (`StartupXLOG` in `src/backend/access/transam/xlog.c`). So no connection is needed to know how it ended.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -200,24 +200,37 @@ impl Recovery<'_> {
     }
 
     fn log_has_fatal(&self) -> bool {
-        self.log_tail().iter().any(|line| is_fatal(line))
+        read_end(self.log).is_some_and(|lines| lines.iter().any(|line| is_fatal(line)))
     }
 
-    fn log_tail(&self) -> Vec<String> {
-        read_end(self.log).unwrap_or_default()
+    /// The log that tells why the server is gone: its own, unless its last word there was not why and a collector took
+    /// over.
+    fn telling_log(&self) -> PathBuf {
+        let collected = collected_log(self.pgdata).filter(|_| !self.log_has_fatal());
+        collected.unwrap_or_else(|| self.log.to_path_buf())
     }
 
     /// Why the server is gone: the last words of its log.
     fn failure(&self) -> anyhow::Error {
-        let lines = self.log_tail();
+        let log = self.telling_log();
+        let lines = read_end(&log).unwrap_or_default();
         let ours = lines.iter().rev().find(|line| line.contains("restore-wal: "));
         let fatal = lines.iter().rev().find(|line| is_fatal(line)).or(lines.last());
         let words: Vec<&str> = [ours, fatal].into_iter().flatten().map(|line| line.trim()).collect();
         let reason = if words.is_empty() { "it left no word in its log".to_owned() } else { words.join("; ") };
         Advice::failed(format!("the server stopped before the target was reached: {reason}"))
-            .hint(format!("its log is {}", self.log.display()))
+            .hint(format!("its log is {}", log.display()))
             .into()
     }
+}
+
+/// Where a server with a logging collector writes its text log, once it does (`LOG_METAINFO_DATAFILE` in
+/// `src/include/postmaster/syslogger.h`). A backup brings that of its original, which stays until the server has read its
+/// configuration: what a server says before that is in its own log.
+fn collected_log(pgdata: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(pgdata.join("current_logfiles")).ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("stderr "))?;
+    Some(pgdata.join(name))
 }
 
 /// A line with which a server ends. Severities are translated in some installations; then the last line serves.
@@ -233,4 +246,20 @@ fn read_end(path: &Path) -> Option<Vec<String>> {
     let mut bytes = Vec::new();
     file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_collected_log() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(collected_log(dir.path()), None);
+        let name = dir.path().join("current_logfiles");
+        crate::sys::durable::replace(&name, b"stderr log/a.log\ncsvlog log/a.csv\n", 0o600).unwrap();
+        assert_eq!(collected_log(dir.path()), Some(dir.path().join("log/a.log")));
+        crate::sys::durable::replace(&name, b"csvlog log/a.csv\n", 0o600).unwrap();
+        assert_eq!(collected_log(dir.path()), None);
+    }
 }

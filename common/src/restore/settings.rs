@@ -154,6 +154,24 @@ pub fn copy(site: &CopySite, control: &ControlFile, major: u32) -> Vec<Setting> 
     settings
 }
 
+/// The text of a configuration file without the `recovery_target…` settings that an older recovery left in it. On a
+/// server that takes writes they mean nothing; they would stop the next standby made of it.
+pub fn without_targets(original: &str) -> String {
+    let kept = original.lines().filter(|line| !setting_name(line).starts_with("recovery_target"));
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Whether a configuration file sets this.
+pub fn sets(text: &str, name: &str) -> bool {
+    text.lines().any(|line| setting_name(line) == name)
+}
+
+/// The name that a line of a configuration file sets, in lower case; nothing for any other line.
+fn setting_name(line: &str) -> String {
+    let name = line.trim_start().split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.').next();
+    name.unwrap_or_default().to_ascii_lowercase()
+}
+
 /// The text of a configuration file with these settings after it, under a heading.
 pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
     let mut text = original.to_owned();
@@ -221,6 +239,14 @@ mod tests {
     fn values_are_quoted_as_postgresql_reads_them() {
         let text = appended("a = 1", "by a test", &[("restore_command", r"it's \ here".to_owned())]);
         assert_eq!(text, "a = 1\n# by a test\nrestore_command = 'it''s \\\\ here'\n");
+    }
+
+    #[test]
+    fn targets_of_an_older_recovery_go() {
+        let text = "# x\nrecovery_target_name = 'a'\n Recovery_Target='immediate'\nport = 1\n#recovery_target_xid = 1";
+        assert_eq!(without_targets(text), "# x\nport = 1\n#recovery_target_xid = 1\n");
+        assert!(sets(text, "port"));
+        assert!(!sets(text, "x"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::Context as _;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::report::Cancel;
@@ -31,15 +31,18 @@ impl Received {
     }
 }
 
-/// From now on SIGTERM, SIGINT and SIGHUP cancel the work instead of ending the process. A second SIGINT ends it as
-/// usual, for the person at the keyboard. To be called once, early; it starts a thread.
+/// From now on SIGTERM, SIGINT, SIGHUP and SIGQUIT cancel the work instead of ending the process. A second SIGINT ends
+/// it as usual, for the person at the keyboard. To be called once, early; it starts a thread.
+///
+/// SIGQUIT is what a server's immediate shutdown sends to its commands (`signal_child` in
+/// `src/backend/postmaster/postmaster.c`): unheeded, it would leave half a segment in `pg_wal` that nobody removes.
 pub fn cancel_on_termination(cancel: &Cancel) -> anyhow::Result<Received> {
     let interrupted = Arc::new(AtomicBool::new(false));
     // In this order: the first SIGINT finds the flag unset, and sets it.
     signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&interrupted))
         .and_then(|_| signal_hook::flag::register(SIGINT, interrupted))
         .context("register the handler of SIGINT")?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("register the handlers of signals")?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT]).context("register the handlers of signals")?;
     let received = Received::default();
     let (cancel, noted) = (cancel.clone(), received.clone());
     thread::Builder::new()
@@ -86,6 +89,26 @@ mod tests {
         assert_eq!(received.signal(), Some(SIGTERM));
         received.note(SIGHUP);
         assert_eq!(received.signal(), Some(SIGTERM));
+    }
+
+    /// The signals of a server's shutdowns, and of a terminal that goes away. In a process of its own each: one that is
+    /// not heeded ends it.
+    #[test]
+    fn every_wish_to_end_is_heeded() {
+        const TEST: &str = "sys::signals::tests::every_wish_to_end_is_heeded";
+        if let Some(signal) = rerun::role() {
+            let cancel = Cancel::default();
+            let received = cancel_on_termination(&cancel).unwrap();
+            let signal = signal.parse().unwrap();
+            signal_hook::low_level::raise(signal).unwrap();
+            wait_for(&cancel);
+            assert_eq!(received.signal(), Some(signal));
+            return;
+        }
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
+            let output = rerun::run(TEST, &signal.to_string());
+            assert!(output.status.success(), "{output:?}");
+        }
     }
 
     #[test]

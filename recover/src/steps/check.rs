@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use common::app::Context;
 use common::app::context::ConnectionSources;
 use common::archive::{Repository, inspect, segments};
+use common::pg::exclusions::tablespace_version_directory;
 use common::pg::{ArchiveName, WalSegmentName};
 use common::report::Advice;
 use common::server::backup::switch_wal;
@@ -17,7 +18,7 @@ use common::units::ByteCount;
 
 use super::{Site, target};
 use crate::cli::{Cli, Role};
-use crate::facts::Facts;
+use crate::facts::{Facts, OldCluster};
 use crate::place::Place;
 use crate::plan::Decision;
 
@@ -91,6 +92,12 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
         let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
         writable(parent)?;
     }
+    if let Some(pg_wal) = plan.pg_wal.as_deref().filter(|pg_wal| pg_wal.exists()) {
+        pg_wal_can_be_renamed(pg_wal)?;
+    }
+    if let Some(port) = plan.port {
+        socket_path_fits(&plan.pgdata, port)?;
+    }
     if plan.role == Role::Copy && facts.directory.cluster().is_some() {
         return Err(Advice::refused("a copy would replace a cluster").into());
     }
@@ -104,7 +111,7 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
             ))
             .into());
     }
-    tablespace_places_are_free(decision)?;
+    tablespace_places_are_free(decision, facts.directory.cluster())?;
     room(decision, &site.place)?;
     let wal = format!("WAL {} to {} along timeline {}", plan.wal_from, plan.wal_reaches, plan.timeline);
     let text = format!("{} is whole, {wal}", plan.backup);
@@ -129,27 +136,67 @@ fn objects_are_there(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()>
     }
 }
 
+/// A copy's socket lies in its data directory, and the system takes no path longer than this for one (`sun_path`).
+fn socket_path_fits(pgdata: &Path, port: u16) -> anyhow::Result<()> {
+    const SOCKET_PATH_BYTES_MAX: usize = 107;
+    let socket = pgdata.join(format!(".s.PGSQL.{port}"));
+    let length = socket.as_os_str().len();
+    anyhow::ensure!(
+        length <= SOCKET_PATH_BYTES_MAX,
+        Advice::refused(format!(
+            "{} is too long for a copy: its socket's path would have {length} bytes, {SOCKET_PATH_BYTES_MAX} are possible",
+            pgdata.display()
+        ))
+        .hint("name a data directory with a shorter path with -D")
+    );
+    Ok(())
+}
+
 fn writable(directory: &Path) -> anyhow::Result<()> {
     common::sys::durable::TemporaryFile::create_in(directory, 0o600).map(drop).with_context(|| {
         Advice::refused(format!("nothing can be written into {}", directory.display()))
-            .hint("the old data directory is renamed within it: run recover as a user that may")
+            .hint("a directory is renamed within it: run recover as a user that may")
     })
 }
 
-/// The backup's folders of each tablespace must not be there yet, except where the old cluster's are set aside.
-fn tablespace_places_are_free(decision: &Decision) -> anyhow::Result<()> {
-    if decision.plan.replaces {
-        return Ok(());
-    }
-    for (_, place) in &decision.plan.tablespaces {
+/// The backup's folders of each tablespace must not be there yet, except where they are the old cluster's, which is set
+/// aside with them: anything else there may be the files of a server that runs.
+fn tablespace_places_are_free(decision: &Decision, old: Option<&OldCluster>) -> anyhow::Result<()> {
+    let Decision { plan, backup, .. } = decision;
+    let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
+    for (_, place) in &plan.tablespaces {
         let occupied = std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some());
-        if occupied && decision.plan.role == Role::Copy {
+        if occupied && plan.role == Role::Copy {
             return Err(Advice::refused(format!("{} is not empty", place.display()))
                 .hint("a copy's tablespace needs a directory that is empty or does not exist")
                 .into());
         }
+        let moves_aside = old.is_some_and(|old| old.tablespace_links.iter().any(|(_, known)| known == place));
+        let folder = place.join(&version);
+        if !moves_aside && folder.exists() {
+            return Err(Advice::refused(format!(
+                "{} is there and is not a tablespace of the cluster in {}",
+                folder.display(),
+                plan.pgdata.display()
+            ))
+            .hint(format!(
+                "if no server uses it, move it away; else name another place with -T {}=NEW",
+                place.display()
+            ))
+            .into());
+        }
     }
     Ok(())
+}
+
+/// What is set aside outside the data directory must be such that it can be renamed.
+fn pg_wal_can_be_renamed(pg_wal: &Path) -> anyhow::Result<()> {
+    if space::is_mount_point(pg_wal).with_context(|| format!("look into {}", pg_wal.display()))? {
+        return Err(Advice::refused(format!("{} is a mount point: it cannot be set aside", pg_wal.display()))
+            .hint("recover to a directory of its own with --as production -D DIR on a file system with room")
+            .into());
+    }
+    writable(pg_wal.parent().unwrap_or(Path::new("/")))
 }
 
 /// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.
@@ -183,4 +230,17 @@ fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
 
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_needs_a_short_path() {
+        let directory = |length: usize| std::path::PathBuf::from(format!("/{}", "x".repeat(length - 1)));
+        // "/.s.PGSQL.5432" takes 14 bytes.
+        assert!(socket_path_fits(&directory(93), 5432).is_ok());
+        assert!(socket_path_fits(&directory(94), 5432).is_err());
+    }
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
     for signal in [STANDBY_SIGNAL, RECOVERY_SIGNAL] {
         remove_if_there(&pgdata.join(signal))?;
     }
-    let original = read_if_there(&pgdata.join(AUTO_CONF))?;
+    let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
     journal.final_auto_conf = match plan.port {
         Some(port) => copy_settings(&original, port, plan, &site.place)?,
         None => original,
@@ -57,9 +57,37 @@ fn copy_settings(original: &str, port: u16, plan: &Plan, place: &Place) -> anyho
     let site = CopySite { pgdata: pgdata.clone(), folder, port };
     let main = pgdata.join("postgresql.conf");
     if !main.exists() {
-        write(&main, "# The original's configuration lies outside its data directory; this copy runs without it.\n")?;
+        write(&main, &bare_configuration(plan.segment_bytes))?;
     }
+    own_data_directory(&main, pgdata)?;
     Ok(appended(original, "A copy, made by recover run:", &settings::copy(&site, &control, plan.major)))
+}
+
+/// The configuration of a copy whose original's lies outside its data directory. Sizes in segments as initdb sets them:
+/// a server does not start when they are too small for its segments.
+fn bare_configuration(segment_bytes: u64) -> String {
+    let segments = |count: u64| format!("{}MB", count * (segment_bytes >> 20));
+    let sizes = [("min_wal_size", segments(5)), ("max_wal_size", segments(64))];
+    appended("", "The original's configuration lies outside its data directory; this copy runs without it.", &sizes)
+}
+
+/// A configuration that names the original's data directory would lead every later start there. Only this file can say
+/// otherwise: the server looks for that setting before it reads `postgresql.auto.conf`.
+fn own_data_directory(main: &Path, pgdata: &Path) -> anyhow::Result<()> {
+    let mut bytes = std::fs::read(main).with_context(|| format!("read {}", main.display()))?;
+    if !settings::sets(&String::from_utf8_lossy(&bytes), "data_directory") {
+        return Ok(());
+    }
+    let own = [("data_directory", pgdata.display().to_string())];
+    bytes.extend(appended("\n", "A copy, made by recover run:", &own).into_bytes());
+    durable::replace(main, &bytes, 0o600).with_context(|| format!("write {}", main.display()))
+}
+
+/// A server that has stopped at its target is to go on when it is started again, not to stop once more.
+pub(crate) fn promote_when_started(site: &Site<'_>) -> anyhow::Result<()> {
+    let path = site.place.pgdata.join(AUTO_CONF);
+    let promote = [("recovery_target_action", settings::TargetAction::Promote.name().to_owned())];
+    write(&path, &appended(&read_if_there(&path)?, "It has stopped at its target once:", &promote))
 }
 
 /// Ends the time of the recovery: the settings of the recovery go, the lasting ones stay.

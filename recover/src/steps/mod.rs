@@ -63,7 +63,6 @@ pub(crate) fn programs(major: u32, place: &Place, ctx: &Context) -> anyhow::Resu
 
 /// Opens the journal; from here on a run leaves traces.
 pub(crate) fn begin(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Journal> {
-    site.place.make_folder()?;
     Journal::keep_old(&site.place)?;
     let journal = Journal {
         began: decision.plan.decided,

@@ -7,28 +7,29 @@ use common::sys::durable;
 
 use super::{Site, check};
 use crate::journal::{Journal, Stage};
-use crate::plan::{Decision, Plan};
+use crate::plan::Plan;
 
 /// Starts the server and follows it.
-pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
-    let plan = &decision.plan;
+pub(crate) fn run(plan: &Plan, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
     let log = site.place.start_log();
     durable::replace(&log, b"", 0o600).with_context(|| format!("write {}", log.display()))?;
     journal.reach(Stage::Started, &site.place)?;
-    let settings = match plan.port {
-        // A configuration that names a data directory would lead the server to the original's.
-        Some(_) => vec![("data_directory".to_owned(), plan.pgdata.display().to_string())],
-        None => Vec::new(),
-    };
-    let options = StartOptions { config_file: plan.config_file.clone(), settings, log: log.clone() };
+    // A configuration that names a data directory would lead the server to another one.
+    let settings = vec![("data_directory".to_owned(), plan.pgdata.display().to_string())];
+    let options = StartOptions { config_file: plan.config_file.clone(), settings, log };
     server::start(&site.programs, &plan.pgdata, &options, &site.ctx.cancel)?;
+    follow(plan, site)
+}
+
+/// Follows the server's replay to its end; at once where it has ended.
+pub(crate) fn follow(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Arrival> {
     let recovery = Recovery {
         pgdata: &plan.pgdata,
-        log: &log,
+        log: &site.place.start_log(),
         timeline: plan.timeline,
         action: plan.action,
         conninfo: &|| conninfo(plan, site),
-        segment_bytes: decision.backup.source.segment_size.bytes(),
+        segment_bytes: plan.segment_bytes,
         progress: &*site.ctx.progress,
         cancel: &site.ctx.cancel,
     };

@@ -33,7 +33,10 @@ pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> 
             let mut session = connect(&journal.plan, site)?;
             Ok(format!("{}, waiting at {at}", catalogs(&mut session, &journal.plan, site)?))
         }
-        Arrival::ShutDown { .. } => Ok("the server has stopped, as asked".to_owned()),
+        Arrival::ShutDown { .. } => {
+            configure::promote_when_started(site)?;
+            Ok("the server has stopped, as asked; its next start ends the recovery".to_owned())
+        }
     }
 }
 
@@ -61,7 +64,7 @@ fn reached(arrival: &Arrival, plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// Checks a server that takes writes and lets it archive.
-pub(crate) fn release(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+fn release(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
     let mut session = connect(&journal.plan, site)?;
     let in_recovery = session.value("SELECT pg_is_in_recovery()")?;
     anyhow::ensure!(in_recovery.as_deref() == Some("f"), "the server is still in recovery");

@@ -1,5 +1,6 @@
 //! Every byte of a backup's objects: the index is streamed, and each part is decompressed once while it goes by.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Mutex;
@@ -53,7 +54,7 @@ struct Job<'a> {
 
 /// Reads all there is.
 pub(super) fn check(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
-    let total = means.record.parts.iter().map(|part| part.plain_bytes).sum();
+    let total = means.record.parts.iter().fold(0_u64, |total, part| total.saturating_add(part.plain_bytes));
     means.progress.begin(&format!("verify {}", means.record.id), Some(total));
     let mut findings = config(means)?;
     let (manifest, wrong) = manifest(means)?;
@@ -167,7 +168,7 @@ impl<'a> Reading<'a, '_> {
     ) -> anyhow::Result<Option<Job<'a>>> {
         self.means.cancel.check()?;
         self.files += 1;
-        self.bytes += file.size;
+        self.bytes = self.bytes.saturating_add(file.size);
         if let Some(manifest) = &mut self.manifest {
             manifest.compare(&file, &mut self.of_manifest);
         }
@@ -360,6 +361,11 @@ fn read_part(
     let source = decoder(means.codec(), stored).with_context(reading)?;
     let mut part = Plain { source, buffer: vec![0; CHUNK_BYTES], position: 0, means, stop };
     for file in &job.files {
+        if file.offset.checked_add(file.size).is_none_or(|end| end > job.part.plain_bytes) {
+            findings.add(Kind::Mismatch, format!("{} ends beyond it, as the index says", file.path.display()));
+            *done += 1;
+            continue;
+        }
         let Some(ahead) = file.offset.checked_sub(part.position) else {
             findings.add(Kind::Mismatch, format!("{} begins within another file of the index", file.path.display()));
             *done += 1;
@@ -373,10 +379,17 @@ fn read_part(
         }
         *done += 1;
     }
-    part.pass_all().with_context(reading)?;
-    if part.position != job.part.plain_bytes {
-        let what = format!("it unpacks to {} bytes, the record says {}", part.position, job.part.plain_bytes);
-        findings.add(Kind::Damaged, what);
+    part.pass_all(job.part.plain_bytes).with_context(reading)?;
+    match part.position.cmp(&job.part.plain_bytes) {
+        Ordering::Equal => {}
+        Ordering::Less => {
+            let what = format!("it unpacks to {} bytes, the record says {}", part.position, job.part.plain_bytes);
+            findings.add(Kind::Damaged, what);
+        }
+        Ordering::Greater => {
+            let what = format!("it unpacks to more than the {} bytes that the record says", job.part.plain_bytes);
+            findings.add(Kind::Damaged, what);
+        }
     }
     Ok(())
 }
@@ -404,9 +417,10 @@ impl Plain<'_> {
         Ok(())
     }
 
-    /// Reads to the end, which proves that the stored bytes are whole.
-    fn pass_all(&mut self) -> anyhow::Result<()> {
-        while self.read(u64::MAX, &mut |_| {})? > 0 {}
+    /// Reads to the end, which proves that the stored bytes are whole, or just beyond `size_max` bytes of the part:
+    /// what comes then may have no end.
+    fn pass_all(&mut self, size_max: u64) -> anyhow::Result<()> {
+        while self.position <= size_max && self.read(u64::MAX, &mut |_| {})? > 0 {}
         Ok(())
     }
 

@@ -49,7 +49,10 @@ impl IndexReader {
         let what = format!("{key} in {}", repository.describe());
         let stored = repository.store().get(&key).with_context(|| what.clone())?;
         let seen = Arc::new(Mutex::new(Seen { bytes: 0, digest: Sha256Stream::new() }));
-        let plain = Noting { inner: decoder(codec, stored).with_context(|| what.clone())?, seen: seen.clone() };
+        // One byte more than was written is enough to know that it is another index, which may have no end.
+        let plain =
+            decoder(codec, stored).with_context(|| what.clone())?.take(backup.index.plain_bytes.saturating_add(1));
+        let plain = Noting { inner: plain, seen: seen.clone() };
         Ok(Self { lines: Some(Box::new(BufReader::new(plain))), seen, expected: backup.index, what })
     }
 
@@ -70,5 +73,26 @@ impl IndexReader {
             self.what
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::testing::World;
+    use crate::codec::Codec;
+
+    #[test]
+    fn an_index_that_goes_on_is_read_no_further_than_its_record_says() {
+        let world = World::new(Codec::Zstd);
+        let key = world.key("index.jsonl.zst");
+        let plain = world.plain(&key);
+        let lines = plain.split_inclusive(|byte| *byte == b'\n');
+        let endless: Vec<u8> =
+            lines.clone().chain(lines.clone().take(1).cycle().take(1000)).flatten().copied().collect();
+        world.rewrite(&key, &endless);
+        let mut index = IndexReader::open(&world.repository, &world.record).unwrap();
+        assert_eq!(index.entries().flatten().count(), lines.count());
+        assert!(index.finish().unwrap_err().to_string().contains("do not match"));
     }
 }

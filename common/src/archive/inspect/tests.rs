@@ -138,6 +138,19 @@ fn swapped_parts_are_found() {
     }
 }
 
+/// What unpacks to more than was written may never end: it is not read further than it takes to see that.
+#[test]
+fn a_part_that_goes_on_behind_its_end_is_found() {
+    let world = World::new(Codec::Zstd);
+    let key = world.key("part-00002.tar.zst");
+    let mut endless = world.plain(&key);
+    endless.extend([0].repeat(32 << 20));
+    world.rewrite(&key, &endless);
+    let found = inspect(&world, Depth::Standard);
+    let told = |finding: &Finding| finding.kind == Kind::Damaged && finding.what.contains("more than the");
+    assert!(found.iter().any(|finding| finding.object == key.as_str() && told(finding)), "{found:?}");
+}
+
 #[test]
 fn a_part_of_another_backup_is_found_by_its_files() {
     let (world, other) = (World::new(Codec::Lz4), World::with_seed(Codec::Lz4, 8));

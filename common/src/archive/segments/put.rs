@@ -107,14 +107,23 @@ fn put_from(
         (repository.layout().wal_file(identity.system_identifier, name, codec)?, codec)
     };
     let file = Outgoing { repository, identity, name, what, cancel };
-    match file.create(source, &key, codec)? {
-        Published::Created => Ok(Put::Stored),
-        Published::Exists if file.is_same(source, &key, codec)? => Ok(Put::AlreadyThere),
-        Published::Exists => match name {
-            ArchiveName::Partial(segment) => file.set_aside(source, segment),
-            _ => Err(differs(name, &repository.describe()).into()),
-        },
+    let put = match file.create(source, &key, codec)? {
+        Published::Created => Put::Stored,
+        Published::Exists if file.is_same(source, &key, codec)? => Put::AlreadyThere,
+        Published::Exists => {
+            return match name {
+                ArchiveName::Partial(segment) => file.set_aside(source, segment),
+                _ => Err(differs(name, &repository.describe()).into()),
+            };
+        }
+    };
+    if file.has_rival(source, codec)? {
+        if put == Put::Stored {
+            repository.store().delete(&[key])?;
+        }
+        return Err(differs(name, &repository.describe()).into());
     }
+    Ok(put)
 }
 
 /// A file on its way, and all that the steps need to know of it.
@@ -201,6 +210,23 @@ impl Outgoing<'_> {
         Ok(archived.read(&mut rest).with_context(damaged)? == 0)
     }
 
+    /// Whether other bytes lie under the same name in another codec. Only a writer with another `compression` that
+    /// comes at the same moment can bring that about: the store tells keys apart, not names. Whoever looks after its
+    /// own object is there sees the other's, or is seen by it; so two never both succeed. Two `.partial` files may
+    /// both stay.
+    fn has_rival(&self, source: &mut (impl Read + Seek), own: Codec) -> anyhow::Result<bool> {
+        if matches!(self.name, ArchiveName::Partial(_)) {
+            return Ok(false);
+        }
+        for codec in Codec::ALL.into_iter().filter(|codec| *codec != own) {
+            let key = self.repository.layout().wal_file(self.identity.system_identifier, self.name, codec)?;
+            if self.repository.store().stat(&key)?.is_some() && !self.is_same(source, &key, codec)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Keeps a second, different `.partial` under a name with its digest.
     fn set_aside(&self, source: &mut (impl Read + Seek), segment: WalSegmentName) -> anyhow::Result<Put> {
         source.seek(SeekFrom::Start(0)).with_context(|| format!("read {}", self.what))?;
@@ -219,5 +245,70 @@ impl Outgoing<'_> {
             }
             Published::Created | Published::Exists => Ok(Put::SetAside(key)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::sync::{Arc, Mutex};
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::archive::testing::{SEGMENT_BYTES, segment};
+    use crate::pg::SegmentSize;
+    use crate::repo::ClusterName;
+    use crate::store::{FaultKind, FaultPlan, FaultStore, MemoryStore, Store};
+
+    const SYSTEM: u64 = 7;
+
+    fn put_into(store: Arc<dyn Store>, codec: Codec, bytes: &[u8]) -> anyhow::Result<Put> {
+        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let compression = Compression::usual(codec);
+        let repository = Repository::open_or_create(store, ClusterName::default(), compression, now)?;
+        let size = SegmentSize::new(SEGMENT_BYTES).unwrap();
+        let identity = Identity { system_identifier: SYSTEM, segment_size: size, major: Some(15) };
+        let name = ArchiveName::Segment(WalSegmentName::numbered(TimelineId(1), 3, size));
+        put_from(&repository, &identity, name, &mut Cursor::new(bytes), "the file", &Cancel::default())
+    }
+
+    /// One writer comes in the middle of another's work, at each of its calls in turn.
+    #[test]
+    fn two_writers_with_other_codecs_never_both_succeed() {
+        let (ours, mut theirs) = (segment(3, SYSTEM), segment(3, SYSTEM));
+        theirs[500_000] ^= 1;
+        let counting = Arc::new(FaultStore::new(MemoryStore::new()));
+        put_into(counting.clone(), Codec::Zstd, &ours).unwrap();
+        for at in 1..=counting.calls() {
+            let store = Arc::new(MemoryStore::new());
+            let rival = Arc::new(Mutex::new(None));
+            let (seen, below, bytes) = (rival.clone(), store.clone(), theirs.clone());
+            let comes = move || *seen.lock().unwrap() = Some(put_into(below.clone(), Codec::Lz4, &bytes).is_ok());
+            let plan = FaultPlan { at, kind: FaultKind::Run(Arc::new(comes)) };
+            let first = put_into(Arc::new(FaultStore::with_plan(store.clone(), plan)), Codec::Zstd, &ours).is_ok();
+            let second = rival.lock().unwrap().unwrap();
+            assert!(first != second, "at call {at}: {first}, {second}");
+            let (good, bad, codec) = if first { (&ours, &theirs, Codec::Zstd) } else { (&theirs, &ours, Codec::Lz4) };
+            assert_eq!(put_into(store.clone(), codec, good).unwrap(), Put::AlreadyThere, "at call {at}");
+            assert!(put_into(store, codec, bad).is_err(), "at call {at}");
+        }
+    }
+
+    #[test]
+    fn the_same_file_in_two_codecs_is_one_file() {
+        let bytes = segment(3, SYSTEM);
+        let store = Arc::new(MemoryStore::new());
+        assert_eq!(put_into(store.clone(), Codec::Zstd, &bytes).unwrap(), Put::Stored);
+        assert_eq!(put_into(store, Codec::Gzip, &bytes).unwrap(), Put::AlreadyThere);
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused_before_it_fills_the_repository() {
+        let mut bytes = segment(3, SYSTEM);
+        bytes.resize(64 << 20, 0);
+        let store = Arc::new(FaultStore::new(MemoryStore::new()));
+        let refusal = put_into(store, Codec::Zstd, &bytes).unwrap_err();
+        assert!(format!("{refusal:#}").contains("more than the 1048576 bytes"), "{refusal:#}");
     }
 }

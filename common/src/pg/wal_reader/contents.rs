@@ -1,8 +1,13 @@
 //! What the records that a recovery can stop at say: the ends of transactions (`src/include/access/xact.h`,
-//! `src/backend/access/rmgrdesc/xactdesc.c`) and restore points (`src/include/access/xlog_internal.h`).
+//! `src/backend/access/rmgrdesc/xactdesc.c`) and restore points (`src/include/access/xlog_internal.h`). And what a new
+//! tablespace's record says (`src/include/commands/tablespace.h`): replay writes to a place outside the cluster there.
 //!
 //! A commit record names every subtransaction and every dropped relation and can be as large as a record can be. What
 //! is wanted of it lies at its beginning, except a prepared transaction's number: that is picked out as the bytes pass.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
@@ -13,11 +18,17 @@ use crate::pg::wal_page::major_of_magic;
 
 /// Holds the fragment headers and the largest contents that are wanted from a record's beginning, a restore point.
 const HEAD_MAX: usize = 128;
+/// The same for a new tablespace: its path has at most `MAXPGPATH` bytes.
+const TABLESPACE_HEAD_MAX: usize = 128 + 1024;
 
 /// `RM_XACT_ID`.
 const RM_XACT: u8 = 1;
 /// `XLOG_RESTORE_POINT`.
 const XLOG_RESTORE_POINT: u8 = 0x70;
+/// `RM_TBLSPC_ID`.
+const RM_TABLESPACE: u8 = 5;
+/// `XLOG_TBLSPC_CREATE`.
+const TABLESPACE_CREATE: u8 = 0x00;
 /// `MAXFNAMELEN`.
 const RESTORE_POINT_NAME_SIZE: usize = 64;
 
@@ -38,6 +49,8 @@ const HAS_INVALIDATIONS: u32 = 1 << 3;
 const HAS_TWOPHASE: u32 = 1 << 4;
 const HAS_DROPPED_STATS: u32 = 1 << 8;
 
+/// The size of an object's number.
+const OID_SIZE: usize = 4;
 /// Sizes of a time stamp, of the flags, of `xl_xact_dbinfo`.
 const TIME_SIZE: usize = 8;
 const FLAGS_SIZE: usize = 4;
@@ -73,6 +86,7 @@ impl Contents {
                 info & XACT_OPERATION_MASK,
                 XACT_COMMIT | XACT_ABORT | XACT_COMMIT_PREPARED | XACT_ABORT_PREPARED
             ),
+            RM_TABLESPACE => info & RMGR_INFO_MASK == TABLESPACE_CREATE,
             _ => false,
         };
         interesting.then(|| Self { manager, info, magic, head: Vec::new(), length: 0, prepared: None })
@@ -80,12 +94,16 @@ impl Contents {
 
     /// The next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        let (head, rest) = bytes.split_at(bytes.len().min(HEAD_MAX - self.head.len()));
+        let (head, rest) = bytes.split_at(bytes.len().min(self.head_max() - self.head.len()));
         self.head.extend_from_slice(head);
         if !rest.is_empty() {
             self.look_for_prepared(self.length + head.len() as u64, rest);
         }
         self.length += bytes.len() as u64;
+    }
+
+    fn head_max(&self) -> usize {
+        if self.manager == RM_TABLESPACE { TABLESPACE_HEAD_MAX } else { HEAD_MAX }
     }
 
     /// Goes on looking for a prepared transaction's number in bytes behind the head, which is full or all there is.
@@ -111,6 +129,11 @@ impl Contents {
         let (main, main_length) = self.main_data()?;
         if main as u64 + u64::from(main_length) != self.length {
             return None;
+        }
+        if self.manager == RM_TABLESPACE {
+            let path = self.head.get(main + OID_SIZE..)?.split(|byte| *byte == 0).next()?;
+            let location = PathBuf::from(OsStr::from_bytes(path));
+            return Some(RecordKind::NewTablespace { oid: u32_at(&self.head, main)?, location });
         }
         let time = timestamp(i64_at(&self.head, main)?);
         if self.manager == RM_XLOG {
@@ -247,6 +270,17 @@ mod tests {
         assert_eq!((end.xid, end.time.to_rfc3339()), (7, "2026-09-06T08:53:20.123456+00:00".to_owned()));
     }
 
+    #[test]
+    fn a_new_tablespace_says_where_it_lies() {
+        let long = format!("/{}", "x".repeat(1000));
+        for (path, piece) in [("/ts", 1), (long.as_str(), 100), ("", 64)] {
+            let mut data = 16_384_u32.to_ne_bytes().to_vec();
+            data.extend(path.bytes().chain([0]));
+            let kind = read(RM_TABLESPACE, TABLESPACE_CREATE, 0xD110, &testing::main_data(&data), piece);
+            assert_eq!(kind, Some(RecordKind::NewTablespace { oid: 16_384, location: path.into() }));
+        }
+    }
+
     #[rstest]
     #[case::no_contents(&[])]
     #[case::a_block(&[0, 0, 0, 0])]
@@ -268,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(info: u8, manager in 0_u8..2, magic: u16, body in proptest::collection::vec(any::<u8>(), 0..300), lead: bool) {
+        fn never_panics(info: u8, manager in 0_u8..6, magic: u16, body in proptest::collection::vec(any::<u8>(), 0..300), lead: bool) {
             let body = if lead { testing::main_data(&body) } else { body };
             for piece in [1, 50, 1000] {
                 drop(read(manager, info, magic, &body, piece));

@@ -44,6 +44,19 @@ fn keeps_the_contract() {
 }
 
 #[test]
+fn a_mount_point_s_lost_and_found_is_no_part_of_the_store() {
+    let Fixture { dir: _dir, store } = fixture();
+    let lost = store.root.join("lost+found");
+    fs::create_dir(&lost).unwrap();
+    for name in ["#12", ".holdfast-1-0.tmp"] {
+        assert!(durable::write_new(&lost.join(name), b"found", FILE_MODE).unwrap());
+    }
+    create(&store, "main/lost+found/1").unwrap();
+    assert_eq!(names(&store), ["main/lost+found/1", "main/wal/1"]);
+    assert_eq!(store.sweep_unpublished(Duration::ZERO).unwrap(), 0);
+}
+
+#[test]
 fn a_missing_root_is_never_an_empty_store() {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::open(dir.path().join("repo"));

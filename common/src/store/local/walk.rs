@@ -10,6 +10,9 @@ use crate::store::{Entry, Key, StoreError};
 use crate::sys::clock::{Clock, SystemClock};
 use crate::sys::durable;
 
+/// What `mkfs` puts into the root of a file system, for root alone to read: a mount point can be a store all the same.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// Which objects are asked for, and those found so far.
 struct Listing<'a> {
     store: &'a LocalStore,
@@ -43,8 +46,8 @@ pub(super) fn list(
     Ok(listing.found)
 }
 
-/// The children of a folder, without those that cannot lead to an object; empty when the folder is gone.
-fn children(path: &Path) -> Result<Vec<(String, FileType)>, StoreError> {
+/// The children of a folder of the store, without those that cannot lead to an object; empty when the folder is gone.
+fn children(store: &LocalStore, path: &Path) -> Result<Vec<(String, FileType)>, StoreError> {
     let failed = |error| io_error("list", path, error);
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -56,6 +59,9 @@ fn children(path: &Path) -> Result<Vec<(String, FileType)>, StoreError> {
         let entry = entry.map_err(failed)?;
         // A name that is no text is no part of a key.
         let Ok(name) = entry.file_name().into_string() else { continue };
+        if name == LOST_AND_FOUND && path == store.root {
+            continue;
+        }
         match entry.file_type() {
             Ok(kind) if kind.is_file() || kind.is_dir() => children.push((name, kind)),
             Ok(_) => {}
@@ -69,7 +75,7 @@ fn children(path: &Path) -> Result<Vec<(String, FileType)>, StoreError> {
 impl Listing<'_> {
     /// Looks through a folder, which is empty (the root) or ends in a slash.
     fn walk(&mut self, folder: &str) -> Result<(), StoreError> {
-        let mut names: Vec<String> = children(&self.store.root.join(folder))?
+        let mut names: Vec<String> = children(self.store, &self.store.root.join(folder))?
             .into_iter()
             .filter(|(name, _)| Key::new(format!("{folder}{name}")).is_ok())
             // With its slash a folder stands where its objects do among its neighbours.
@@ -108,7 +114,7 @@ pub(super) fn sweep(store: &LocalStore, age: Duration) -> Result<u64, StoreError
     let mut swept = 0;
     let mut folders = vec![store.root.clone()];
     while let Some(folder) = folders.pop() {
-        for (name, kind) in children(&folder)? {
+        for (name, kind) in children(store, &folder)? {
             let path = folder.join(&name);
             if kind.is_dir() {
                 if !name.starts_with('.') {
