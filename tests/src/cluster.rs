@@ -301,12 +301,13 @@ impl Cluster {
         Ok(name)
     }
 
-    /// Waits until the repository holds this WAL file.
+    /// Waits until the repository holds this WAL file, and the server knows.
     pub fn wait_archived(&self, name: &str) -> Result<()> {
         let (repo, failures) = (self.repo()?, self.archive_failures());
+        let ready = self.pgdata.join("pg_wal/archive_status").join(format!("{name}.ready"));
         wait::until("the segment is archived", || {
             ensure!(self.archive_failures() == failures, "the server gave up archiving for a while");
-            Ok(repo.find_wal(name).is_some())
+            Ok(repo.find_wal(name).is_some() && !ready.exists())
         })
         .with_context(|| format!("{name} on {}:\n{}", self.pgdata.display(), self.log_tail()))
     }
