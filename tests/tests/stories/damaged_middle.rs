@@ -5,7 +5,7 @@ use e2e::cluster::{Recipe, StopMode};
 use e2e::{Cluster, Repo, Sandbox, wait};
 
 /// A cluster with a backup and six batches of rows after it, a segment each.
-fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
+pub(crate) fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
     let repo = Repo::new(sandbox, "repo")?;
     let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(sandbox)?;
     cluster.sql("create table t (batch int, n int)")?;
