@@ -31,8 +31,8 @@ pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
             .hint("segments, .partial, .history and .backup files are archived, under the names that PostgreSQL gives")
     })?;
     let pgdata = ctx.data_directory.clone().context("the data directory is not known")?;
-    let control = identity::read_control(&pgdata).with_context(|| format!("archive {name}"))?;
-    Ok(Request { name, path: cli.path.clone(), identity: Identity::of(&control), after_upgrade: cli.after_upgrade })
+    let identity = identity::read(&pgdata).with_context(|| format!("archive {name}"))?;
+    Ok(Request { name, path: cli.path.clone(), identity, after_upgrade: cli.after_upgrade })
 }
 
 /// The data directory that the file belongs to, as `main` needs it.

@@ -1,5 +1,7 @@
 //! The command line from outside: help, exit codes, bad input. No exit code may exceed 125.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use assert_cmd::Command;
 
 fn archive_wal(directory: &std::path::Path) -> Command {

@@ -1,6 +1,8 @@
 //! Takes one backup, from the claim of its name to its commit record.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -302,11 +304,18 @@ fn source(subject: &Subject) -> Source {
         standby: facts.in_recovery,
         host: host_name(),
         data_directory: subject.pgdata.clone(),
+        data_directory_mode: mode_of(&subject.pgdata),
         config_file: facts.path("config_file").unwrap_or_default(),
         hba_file: facts.path("hba_file").unwrap_or_default(),
         ident_file: facts.path("ident_file").unwrap_or_default(),
         port: facts.port().unwrap_or_default(),
     }
+}
+
+/// The permission bits of the data directory. PostgreSQL checks them at every start and knows no others than these two.
+fn mode_of(pgdata: &Path) -> u32 {
+    let group_may_read = std::fs::metadata(pgdata).is_ok_and(|metadata| metadata.permissions().mode() & 0o050 == 0o050);
+    if group_may_read { 0o750 } else { 0o700 }
 }
 
 /// Every segment that a restore to the end of this backup replays must be in the repository.

@@ -58,7 +58,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "XID", group = "target")]
     target_xid: Option<u64>,
 
-    /// Recover up to this restore point (pg_create_restore_point)
+    /// Recover up to this restore point, made with `pg_create_restore_point`
     #[arg(long, value_name = "NAME", group = "target")]
     target_name: Option<String>,
 
@@ -183,7 +183,7 @@ fn parse_timeline(text: &str) -> Result<Timeline, String> {
     }
 }
 
-/// `OLD=NEW` as pg_basebackup takes it: both absolute, a `=` of the path itself written `\=`.
+/// `OLD=NEW` as `pg_basebackup` takes it: both absolute, a `=` of the path itself written `\=`.
 fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
     let mut parts = vec![String::new()];
     let mut characters = text.chars().peekable();

@@ -5,7 +5,7 @@
 //! journal before it is made, so that `recover rollback` undoes from wherever a run ended. Nothing is archived from the
 //! recovered server before the eighth step has passed, and no run reports success short of its target.
 //!
-//! Data flows one way: [`cli`] → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
+//! Data flows one way: `cli` → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
 
 mod cli;
 mod facts;

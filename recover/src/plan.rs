@@ -20,6 +20,7 @@ use crate::place::Place;
 
 /// What a recovery does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each answers a question of its own")]
 pub(crate) struct Plan {
     /// What the directory becomes.
     pub(crate) role: Role,

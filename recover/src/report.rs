@@ -16,7 +16,7 @@ const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "
 /// One finished step.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Step {
-    step: &'static str,
+    name: &'static str,
     seconds: f64,
     result: String,
 }
@@ -43,7 +43,7 @@ impl<'a> Reporter<'a> {
         let result = result.into();
         self.ctx.progress.end();
         self.ctx.output.line(&format!("{}/{} {name:<9} {result} ({})", number + 1, STEPS.len(), Took(took)))?;
-        self.steps.push(Step { step: name, seconds: took.as_secs_f64(), result });
+        self.steps.push(Step { name, seconds: took.as_secs_f64(), result });
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The command line from outside: help, exit codes, bad input; nothing is touched by a mistake.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use assert_cmd::Command;

@@ -8,7 +8,7 @@
 //! again or streams. And where the server's own `pg_wal` holds the segment whole, 1 lets PostgreSQL use that one.
 //! A plan written by `recover` narrows what must be had to the segments up to the target.
 //!
-//! Order: request → repositories in their order, until one delivers → [`answer::decide`] → exit code.
+//! Order: request → repositories in their order, until one delivers → `answer::decide` → exit code.
 
 mod answer;
 mod cli;

@@ -46,7 +46,7 @@ pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
             .hint("restore_command = 'restore-wal %f %p': first the name, then the destination")
     })?;
     let pgdata = ctx.data_directory.clone().context("the data directory is not known")?;
-    let identity = Identity::of(&identity::read_control(&pgdata)?);
+    let identity = identity::read(&pgdata)?;
     let plan = cli.plan.as_deref().map(WalPlan::read).transpose()?;
     let destination = cli.destination.clone();
     Ok(Request { name, destination, pgdata, identity, plan, hole_grace: ctx.settings.hole_grace })

@@ -1,6 +1,8 @@
 //! The command line from outside: help, exit codes, bad input. Exit code 1 means "absent" to PostgreSQL and is kept for
 //! that, and for standbys.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use assert_cmd::Command;

@@ -178,6 +178,7 @@ pub(crate) fn record(
             standby: false,
             host: "db1".to_owned(),
             data_directory: "/data".into(),
+            data_directory_mode: 0o700,
             config_file: "/data/postgresql.conf".into(),
             hba_file: "/data/pg_hba.conf".into(),
             ident_file: "/data/pg_ident.conf".into(),

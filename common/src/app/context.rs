@@ -1,6 +1,6 @@
 //! What `main` hands to every program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -70,7 +70,7 @@ impl Context {
     /// The parameters to connect with, by libpq's rules: flags, the configuration, service and password files, the
     /// `PG*` variables. Warnings about the password file are logged.
     pub fn resolve(&self, sources: ConnectionSources) -> anyhow::Result<Conninfo> {
-        let home = self.environment.get("HOME").map(PathBuf::from).unwrap_or_default();
+        let home = identity::home_directory(self.environment.get("HOME").map(Path::new)).unwrap_or_default();
         let conninfo = server::resolve(&server::Sources {
             environment: &|name| self.environment.text(name).ok().flatten().map(ToOwned::to_owned),
             dbname: sources.dbname,

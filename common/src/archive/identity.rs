@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::pg::control::ControlFile;
+use crate::pg::control::{ControlError, ControlFile};
 use crate::pg::wal_page::{self, Expected};
-use crate::pg::{SegmentSize, SystemIdentifier};
+use crate::pg::{SegmentSize, SystemIdentifier, WalSegmentName};
 use crate::report::{Advice, Cancel};
 use crate::sys::clock::{Deadline, poll};
 
 /// How long a control file whose checksum is wrong is read again: the server may be writing it.
 const TORN_READ_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// The newest version of the control file that [`ControlFile`] reads (PostgreSQL 18).
+const NEWEST_CONTROL_VERSION: u32 = 1800;
 
 const CONTROL_FILE: &str = "global/pg_control";
 
@@ -58,6 +61,37 @@ pub fn data_directory(wal_file: &Path, configured: Option<&Path>) -> PathBuf {
     candidates.into_iter().flatten().find(has_control).or(configured).unwrap_or(&around).to_path_buf()
 }
 
+/// The identity of the cluster in a data directory.
+///
+/// A server newer than this program is no reason to stop archiving: of a control file of a later version its first
+/// eight bytes are believed, the system identifier since PostgreSQL has one, and the size of its segments is that of
+/// the files in `pg_wal`.
+pub fn read(pgdata: &Path) -> anyhow::Result<Identity> {
+    let bytes = read_file(pgdata)?;
+    match ControlFile::parse(&bytes) {
+        Err(ControlError::UnknownVersion(version)) if version > NEWEST_CONTROL_VERSION => {
+            newer(&bytes, version, pgdata)
+        }
+        _ => read_control(pgdata).map(|control| Identity::of(&control)),
+    }
+}
+
+fn newer(control: &[u8], version: u32, pgdata: &Path) -> anyhow::Result<Identity> {
+    let unknown = || {
+        Advice::failed(format!("{} is of the unknown version {version}", pgdata.join(CONTROL_FILE).display()))
+            .hint("this server is newer than this program: install a newer Holdfast")
+    };
+    let system = control.first_chunk().map(|first| SystemIdentifier::from_ne_bytes(*first)).with_context(unknown)?;
+    let pg_wal = pgdata.join("pg_wal");
+    let entries = std::fs::read_dir(&pg_wal).with_context(|| format!("read {}", pg_wal.display()))?;
+    let segment = |entry: std::fs::DirEntry| {
+        WalSegmentName::parse(entry.file_name().to_str()?)?;
+        SegmentSize::new(u32::try_from(entry.metadata().ok()?.len()).ok()?)
+    };
+    let size = entries.filter_map(Result::ok).find_map(segment).with_context(unknown)?;
+    Ok(Identity { system_identifier: system, segment_size: size, major: None })
+}
+
 /// Reads the control file of a data directory. A checksum that does not match is read again for two seconds, since a
 /// running server rewrites the file in place.
 pub fn read_control(pgdata: &Path) -> anyhow::Result<ControlFile> {
@@ -70,20 +104,62 @@ pub fn read_control_bytes(pgdata: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 fn read_whole(pgdata: &Path) -> anyhow::Result<(ControlFile, Vec<u8>)> {
-    let path = pgdata.join(CONTROL_FILE);
-    let mut last = None;
+    let mut torn = None;
     let control = poll(Deadline::after(TORN_READ_WAIT_MAX), Duration::from_millis(20), &Cancel::default(), || {
-        let bytes = std::fs::read(&path).with_context(|| {
-            Advice::failed(format!("read {}", path.display()))
-                .hint("name the server's data directory with -D, and run as the user that owns it")
-        })?;
-        let control = ControlFile::parse(&bytes).map_err(|err| last = Some(err)).ok();
-        Ok(control.map(|control| (control, bytes)))
+        let bytes = read_file(pgdata)?;
+        match ControlFile::parse(&bytes) {
+            Ok(control) => Ok(Some((control, bytes))),
+            Err(err @ ControlError::WrongChecksum { .. }) => {
+                torn = Some(err);
+                Ok(None)
+            }
+            Err(err) => Err(unreadable(pgdata, &err)),
+        }
     })?;
-    control.ok_or_else(|| {
-        let reason = last.map_or_else(String::new, |err| format!(": {err}"));
-        Advice::failed(format!("{}{reason}", path.display()))
-            .hint("pg_controldata shows what PostgreSQL itself makes of this file")
-            .into()
+    match (control, torn) {
+        (Some(control), _) => Ok(control),
+        (None, Some(err)) => Err(unreadable(pgdata, &err)),
+        (None, None) => anyhow::bail!("read {}", pgdata.join(CONTROL_FILE).display()),
+    }
+}
+
+fn read_file(pgdata: &Path) -> anyhow::Result<Vec<u8>> {
+    let path = pgdata.join(CONTROL_FILE);
+    std::fs::read(&path).with_context(|| {
+        Advice::failed(format!("read {}", path.display()))
+            .hint("name the server's data directory with -D, and run as the user that owns it")
     })
+}
+
+fn unreadable(pgdata: &Path, err: &ControlError) -> anyhow::Error {
+    Advice::failed(format!("{}: {err}", pgdata.join(CONTROL_FILE).display()))
+        .hint("pg_controldata shows what PostgreSQL itself makes of this file")
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::durable;
+
+    #[test]
+    fn a_newer_server_still_has_an_identity() {
+        let pgdata = tempfile::tempdir().unwrap();
+        std::fs::create_dir(pgdata.path().join("global")).unwrap();
+        std::fs::create_dir(pgdata.path().join("pg_wal")).unwrap();
+        let mut control = vec![0; 8192];
+        control[..8].copy_from_slice(&77_u64.to_ne_bytes());
+        control[8..12].copy_from_slice(&1900_u32.to_ne_bytes());
+        durable::replace(&pgdata.path().join(CONTROL_FILE), &control, 0o600).unwrap();
+        let refusal = read(pgdata.path()).unwrap_err().to_string();
+        assert!(refusal.contains("unknown version 1900"), "{refusal}");
+
+        let segment = pgdata.path().join("pg_wal/000000010000000000000001");
+        std::fs::File::create(segment).unwrap().set_len(64 << 20).unwrap();
+        let expected =
+            Identity { system_identifier: 77, segment_size: SegmentSize::new(64 << 20).unwrap(), major: None };
+        assert_eq!(read(pgdata.path()).unwrap(), expected);
+        assert_eq!(expected.expected().magic, None);
+        assert!(read_control(pgdata.path()).is_err());
+    }
 }

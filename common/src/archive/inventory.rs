@@ -1,4 +1,4 @@
-//! What a repository holds of one system's WAL, as [`chain::Inventory`].
+//! What a repository holds of one system's WAL, as an [`Inventory`].
 
 use std::io::Read as _;
 

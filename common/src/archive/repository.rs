@@ -153,6 +153,11 @@ impl Repository {
             )
             .into());
         }
+        if identity.major.is_none() {
+            tracing::warn!(
+                "system {system} is of a PostgreSQL newer than this program: its WAL is checked by structure alone"
+            );
+        }
         let record = IdentityRecord {
             system_identifier: system,
             postgresql_major: identity.major,

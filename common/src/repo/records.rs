@@ -121,6 +121,8 @@ pub struct Source {
     pub host: String,
     /// The data directory.
     pub data_directory: PathBuf,
+    /// The permission bits of the data directory: 0700, or 0750 with group access (`initdb -g`).
+    pub data_directory_mode: u32,
     /// The main configuration file.
     pub config_file: PathBuf,
     /// The host-based authentication file.
@@ -289,6 +291,7 @@ pub(crate) mod testing {
                 standby: false,
                 host: "db1".to_owned(),
                 data_directory: "/data".into(),
+                data_directory_mode: 0o700,
                 config_file: "/data/postgresql.conf".into(),
                 hba_file: "/data/pg_hba.conf".into(),
                 ident_file: "/data/pg_ident.conf".into(),

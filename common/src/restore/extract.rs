@@ -27,9 +27,6 @@ use crate::sys::durable;
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// The mode of directories that the index does not name: PostgreSQL's own for a data directory.
-const DIRECTORY_MODE: u32 = 0o700;
-
 /// Where a backup is unpacked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
@@ -112,13 +109,14 @@ pub fn extract(
 
 /// Makes the top folders and the links from the data directory to those outside it.
 fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<()> {
+    let mode = backup.source.data_directory_mode & 0o777;
     for root in destination.roots() {
-        durable::create_dir_all(root, DIRECTORY_MODE).with_context(|| format!("make {}", root.display()))?;
-        std::fs::set_permissions(root, Permissions::from_mode(DIRECTORY_MODE))
+        durable::create_dir_all(root, mode).with_context(|| format!("make {}", root.display()))?;
+        std::fs::set_permissions(root, Permissions::from_mode(mode))
             .with_context(|| format!("set the mode of {}", root.display()))?;
     }
     let tblspc = destination.pgdata.join("pg_tblspc");
-    make_directory(&tblspc, DIRECTORY_MODE)?;
+    make_directory(&tblspc, mode)?;
     for tablespace in &backup.tablespaces {
         let location = destination.tablespaces.iter().find(|(oid, _)| *oid == tablespace.oid).map(|(_, place)| place);
         let location = location.with_context(|| format!("no place is known for tablespace {}", tablespace.name))?;

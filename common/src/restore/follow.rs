@@ -136,11 +136,10 @@ impl Recovery<'_> {
             return self.promotion().map(Some);
         }
         match self.action {
-            TargetAction::Promote => Ok(None),
             TargetAction::Shutdown if !running && control.state == ClusterState::ShutDownInRecovery => {
                 Ok(Some(Arrival::ShutDown { at: control.min_recovery_point }))
             }
-            TargetAction::Shutdown => Ok(None),
+            TargetAction::Promote | TargetAction::Shutdown => Ok(None),
             TargetAction::Pause => self.pause(),
         }
     }

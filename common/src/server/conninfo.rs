@@ -1,7 +1,7 @@
 //! A set of libpq's connection parameters: parsed, kept and printed without its secrets.
 //!
 //! [`Conninfo::parse`] reads both forms that libpq reads, `key=value` pairs and `postgresql://` URIs; where the
-//! values come from otherwise (flags, service file, environment, defaults) is the work of [`resolve`](super::resolve).
+//! values come from otherwise (flags, service file, environment, defaults) is the work of [`resolve()`](super::resolve()).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -172,7 +172,7 @@ fn no_orphans(pgdata: &Path, limit: Duration, cancel: &Cancel) -> anyhow::Result
 }
 
 /// Starts a server on `pgdata` and returns as soon as it is launched, not when it takes sessions: a recovery may take
-/// hours. Whether it came up is asked with [`probe`](super::probe) and [`running`](postmaster::running); its log says
+/// hours. Whether it came up is asked with [`probe()`](super::probe()) and [`running`](postmaster::running); its log says
 /// why not. A server that runs there already is an error.
 pub fn start(programs: &Programs, pgdata: &Path, options: &StartOptions, cancel: &Cancel) -> anyhow::Result<()> {
     refuse_root()?;

@@ -2,8 +2,8 @@
 //!
 //! Knows nothing of repositories, and reads no environment: callers pass in what it may say.
 //!
-//! [`resolve`] turns flags, files and variables into a [`Conninfo`], [`Session::connect`] opens a session with it;
-//! [`backup`] and [`facts`] work through sessions. [`Programs`] finds the installation whose `pg_ctl` [`stop`] and
+//! [`resolve()`] turns flags, files and variables into a [`Conninfo`], [`Session::connect`] opens a session with it;
+//! [`backup`] and [`facts()`] work through sessions. [`Programs`] finds the installation whose `pg_ctl` [`stop`] and
 //! [`start`] use, and [`running`] tells from the files of a data directory whether a server is at work there.
 
 pub mod backup;

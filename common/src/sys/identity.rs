@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use nix::unistd::{Gid, Uid, User, geteuid, gethostname, initgroups, setgid, setgroups, setuid};
@@ -47,6 +47,13 @@ pub fn host_name() -> String {
         .ok()
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The user's folder: the one that `HOME` names, unless it is another user's, as after [`become_owner_of`]; else the
+/// one of the user database.
+pub fn home_directory(home: Option<&Path>) -> Option<PathBuf> {
+    let is_own = |path: &&Path| path.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+    home.filter(is_own).map(Path::to_path_buf).or_else(|| Some(User::from_uid(geteuid()).ok()??.dir))
 }
 
 /// The name of the user whose rights the program has; the number for a user without a name.

@@ -106,7 +106,7 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
     }
     match (journal.stage, journal.plan.port) {
         (Stage::Done, Some(port)) => {
-            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"))
+            lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"));
         }
         (Stage::Done, None) => lines.push("archiving is on; take a new base backup soon".to_owned()),
         _ => lines.push("archiving is off until then".to_owned()),

@@ -15,7 +15,7 @@ use crate::journal::{Journal, Stage};
 use crate::plan::Plan;
 
 /// How long a server that takes writes may take to answer.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// Between two attempts to connect.
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);
