@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -128,6 +128,17 @@ pub struct RestorePoint {
     pub time: DateTime<Utc>,
 }
 
+/// A tablespace that replay creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTablespace {
+    /// Where its record begins: as an exclusive position target this is the moment just before it.
+    pub lsn: Lsn,
+    /// Its object id.
+    pub oid: u32,
+    /// Where replay creates it; empty for one within the data directory.
+    pub location: PathBuf,
+}
+
 /// Why the reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -156,6 +167,8 @@ pub struct Located {
     pub end_of_wal: Lsn,
     /// All restore points of the wanted name, in order; with more than one the name alone is ambiguous.
     pub occurrences: Vec<RestorePoint>,
+    /// The tablespaces that a recovery creates on the way, in order.
+    pub tablespaces: Vec<NewTablespace>,
     /// Why the reading ended.
     pub ended: Ended,
 }
@@ -249,6 +262,7 @@ impl<'a> Search<'a> {
             last_transaction: None,
             end_of_wal: from,
             occurrences: Vec::new(),
+            tablespaces: Vec::new(),
             ended: Ended::Until,
         };
         Self { question, from, until, located, ended: Ended::Answered }
@@ -303,6 +317,10 @@ impl<'a> Search<'a> {
         let stops_after = replayed && self.question.stops_after(&record);
         if replayed {
             found.last_before = commit.or(found.last_before);
+            if let RecordKind::TablespaceCreated { oid, location } = &record.kind {
+                let (lsn, location) = (record.start, location.clone());
+                found.tablespaces.push(NewTablespace { lsn, oid: *oid, location });
+            }
         } else {
             found.first_after = found.first_after.or(commit);
         }

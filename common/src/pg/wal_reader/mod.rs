@@ -13,6 +13,7 @@ mod record;
 pub(crate) mod testing;
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
@@ -41,7 +42,7 @@ pub struct Record {
     pub kind: RecordKind,
 }
 
-/// What a record is, as far as a recovery can stop at it.
+/// What a record is, as far as a recovery can stop at it or must look out for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordKind {
     /// A transaction was committed.
@@ -58,6 +59,13 @@ pub enum RecordKind {
         name: String,
         /// When it was made.
         time: DateTime<Utc>,
+    },
+    /// A tablespace was created (`XLOG_TBLSPC_CREATE`): its replay writes there, wherever the server runs.
+    TablespaceCreated {
+        /// Its object id.
+        oid: u32,
+        /// Where it lies; empty for one within the data directory.
+        location: PathBuf,
     },
     /// Anything else.
     Other,
@@ -77,7 +85,7 @@ impl RecordKind {
     pub fn transaction(&self) -> Option<TransactionEnd> {
         match self {
             Self::Commit(end) | Self::Abort(end) | Self::CommitPrepared(end) | Self::AbortPrepared(end) => Some(*end),
-            Self::RestorePoint { .. } | Self::Other => None,
+            Self::RestorePoint { .. } | Self::TablespaceCreated { .. } | Self::Other => None,
         }
     }
 
