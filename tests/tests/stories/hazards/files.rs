@@ -75,7 +75,8 @@ fn hazard_21_configuration_outside_the_data_directory() -> Result<()> {
     let list = sandbox.run_other("tar", &["-tf", archive])?.success()?.stdout;
     let mut listed: Vec<&str> = list.lines().collect();
     listed.sort_unstable();
-    let expected = ["extra.conf", "pg_hba.conf", "pg_ident.conf"].map(|name| at(name).trim_start_matches('/').to_owned());
+    let expected =
+        ["extra.conf", "pg_hba.conf", "pg_ident.conf"].map(|name| at(name).trim_start_matches('/').to_owned());
     ensure!(listed == expected, "{listed:?} is not {expected:?}");
     let content = sandbox.run_other("tar", &["-xOf", archive])?.success()?.stdout;
     ensure!(content.contains("of this cluster") && content.contains("work_mem") && !content.contains("PRIVATE KEY"));

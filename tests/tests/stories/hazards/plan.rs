@@ -101,7 +101,11 @@ fn hazard_03_restore_wal_follows_the_plan() -> Result<()> {
         repo.flip(&object, sound.len() / 2)?;
         fetch(name, &[])?.stops_recovery()?;
         let ran = fetch(name, &planned)?;
-        if needed { ran.stops_recovery()? } else { ran.expect_code(1)? };
+        if needed {
+            ran.stops_recovery()?
+        } else {
+            ran.expect_code(1)?
+        };
         repo.replace(&object, &sound)?;
     }
     Ok(())

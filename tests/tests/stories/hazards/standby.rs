@@ -42,7 +42,8 @@ fn hazard_02_every_failure_is_absence_to_a_standby() -> Result<()> {
     one_line(run(&["--repo", empty.arg()?, segment, destination])?).context("empty repository")?;
     let config = scene.sandbox.path().join("wrong.toml");
     scene.sandbox.write(&config, b"colour = \"red\"\n")?;
-    one_line(run(&["--config", config.to_str().context("text")?, segment, destination])?).context("bad configuration")?;
+    one_line(run(&["--config", config.to_str().context("text")?, segment, destination])?)
+        .context("bad configuration")?;
     let away = scene.repo.take_away()?;
     one_line(scene.fetch(segment)?).context("unreachable")?;
     one_line(scene.fetch("00000002.history")?).context("unreachable")?;
