@@ -39,10 +39,30 @@ pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
     let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)?;
     let arrival = is_sought.then(|| answer(decision, &located)).transpose()?;
+    if !is_sought {
+        refuse_damage(facts, decision, &located)?;
+    }
     if plan.role == Role::Copy {
         refuse_to_share(&located.tablespaces)?;
     }
     Ok(arrival)
+}
+
+/// WAL that cannot be read, with more of it behind: not the end of all WAL, but damage.
+fn refuse_damage(facts: &Facts, decision: &Decision, located: &Located) -> Result<(), Advice> {
+    let Ended::Invalid(segment, why) = &located.ended else { return Ok(()) };
+    let mut known = facts.archive.clone();
+    facts.tail.add_to(&mut known);
+    let start = segment.start(known.segment_size());
+    if !start.is_some_and(|start| decision.route.continues_after(&known, start)) {
+        return Ok(());
+    }
+    let before = located.last_before.map_or_else(
+        || "--target-immediate recovers to the end of the backup".to_owned(),
+        |last| format!("--target-lsn {} recovers to the last commit before it", last.lsn),
+    );
+    Err(Advice::refused(format!("{segment} is damaged, and there is WAL behind it: {why}"))
+        .hint(format!("bring back a good copy of that segment; {before}")))
 }
 
 /// Replay of a tablespace's creation writes to the path of the original, whose files a copy must not touch. One within
