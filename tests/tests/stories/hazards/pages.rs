@@ -1,6 +1,7 @@
 //! H18: damage that PostgreSQL's own check of a page lets pass.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -22,21 +23,26 @@ fn scene(sandbox: &Sandbox) -> Result<(Cluster, String, PathBuf)> {
     Ok((cluster, good, path))
 }
 
+/// Some bytes of a page.
+fn part(page: &mut [u8], range: Range<usize>) -> &mut [u8] {
+    page.get_mut(range).unwrap_or_default()
+}
+
 fn flip(page: &mut [u8]) {
-    page[5000] ^= 0x10;
+    part(page, 5000..5001).iter_mut().for_each(|byte| *byte ^= 0x10);
 }
 
 /// Looks new, as far as its header goes.
 fn zero_header(page: &mut [u8]) {
-    page[..24].fill(0);
+    part(page, 0..24).fill(0);
 }
 
 /// Looks as if it was written after the backup began.
 fn random_with_a_high_lsn(page: &mut [u8]) {
     let mut random = fastrand::Rng::with_seed(18);
     page.fill_with(|| random.u8(..));
-    page[..4].fill(0);
-    page[4..8].fill(0xFF);
+    part(page, 0..4).fill(0);
+    part(page, 4..8).fill(0xFF);
 }
 
 #[rstest]

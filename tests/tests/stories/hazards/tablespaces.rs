@@ -93,3 +93,21 @@ fn hazard_01_a_tablespace_made_after_the_backup() -> Result<()> {
     ensure!(cluster.sql("select count(*) from v")? == "3000");
     Ok(())
 }
+
+/// In place it is production's own: replay creates it again, and the preserved cluster keeps its files.
+#[test]
+fn hazard_01_in_place_a_tablespace_made_after_the_backup() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, _) = scene(&sandbox)?;
+    make_tablespace(&cluster, "late")?;
+    cluster.sql("create table v tablespace late as select generate_series(1, 3000) as n")?;
+    settle(&cluster)?;
+    cluster.recover(&["--target-latest"])?;
+    ensure!(cluster.sql("select (select count(*) from t) || ' ' || (select count(*) from v)")? == "6000 3000");
+    cluster.sql("drop table v; delete from t; checkpoint")?;
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", cluster.repo()?.arg()?, "-U", "postgres", "--yes"];
+    sandbox.run("recover", &args)?.success()?;
+    cluster.wait_promoted()?;
+    ensure!(cluster.sql("select (select count(*) from t) || ' ' || (select count(*) from v)")? == "6000 3000");
+    Ok(())
+}
