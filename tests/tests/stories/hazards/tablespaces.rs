@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
 use e2e::repository::fingerprint;
-use e2e::{Cluster, Repo, Sandbox, StopMode};
+use e2e::{Cluster, Repo, Sandbox, StopMode, wait};
 
 use super::{copy_is_refused, unchanged};
 
@@ -102,12 +102,13 @@ fn hazard_01_in_place_a_tablespace_made_after_the_backup() -> Result<()> {
     make_tablespace(&cluster, "late")?;
     cluster.sql("create table v tablespace late as select generate_series(1, 3000) as n")?;
     settle(&cluster)?;
-    cluster.recover(&["--target-latest"])?;
+    cluster.recover(&["--target-latest"]).context("recover")?;
     ensure!(cluster.sql("select (select count(*) from t) || ' ' || (select count(*) from v)")? == "6000 3000");
     cluster.sql("drop table v; delete from t; checkpoint")?;
     let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", cluster.repo()?.arg()?, "-U", "postgres", "--yes"];
-    sandbox.run("recover", &args)?.success()?;
-    cluster.wait_promoted()?;
+    let ran = sandbox.run("recover", &args)?.success()?;
+    wait::until("the server is back", || Ok(cluster.is_running())).with_context(|| ran.to_string())?;
+    cluster.wait_promoted().with_context(|| ran.to_string())?;
     ensure!(cluster.sql("select (select count(*) from t) || ' ' || (select count(*) from v)")? == "6000 3000");
     Ok(())
 }
