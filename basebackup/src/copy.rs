@@ -237,9 +237,8 @@ impl Worker<'_> {
             files.extend(entry.with_context(|| format!("copy {}", file.path.display()))?);
         }
         let OpenPart { writer, damage, .. } = open;
-        let (object, frames, stored_bytes) = writer.finish().with_context(|| format!("write {what}"))?;
+        let (object, frames, record) = writer.finish().with_context(|| format!("write {what}"))?;
         object.publish()?;
-        let record = PartRecord { number: part.number, plain_bytes: frames.plain_bytes, stored_bytes };
         Ok(CopiedPart { record, frames, files, damaged: damage.pages, damaged_count: damage.count })
     }
 

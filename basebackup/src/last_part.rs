@@ -13,7 +13,6 @@ use common::codec::Digest;
 use common::repo::index::{FileEntry, RelativePath};
 use common::repo::layout::backup_object;
 use common::repo::part::{Attributes, PartWriter};
-use common::repo::records::PartRecord;
 
 use crate::copy::{CopiedPart, attributes};
 use crate::object::Target;
@@ -58,9 +57,8 @@ pub(crate) fn write(target: Target<'_>, number: u32, files: &[MemoryFile]) -> an
         let Attributes { mode, modified } = *attributes;
         entries.push(FileEntry { path, part: number, offset, size, mode, modified, sha256: Digest::of(bytes) });
     }
-    let (mut object, frames, stored_bytes) = writer.finish().with_context(writing)?;
+    let (mut object, frames, record) = writer.finish().with_context(writing)?;
     object.flush().with_context(writing)?;
     object.publish()?;
-    let record = PartRecord { number, plain_bytes: frames.plain_bytes, stored_bytes };
     Ok(CopiedPart { record, frames, files: entries, damaged: Vec::new(), damaged_count: 0 })
 }

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use anyhow::Context as _;
 use common::archive::Repository;
-use common::codec::{Codec, Compression, CountingWriter, Encoder, HashingWriter};
+use common::codec::{Codec, Compression, Encoder, HashingWriter};
 use common::repo::BackupId;
 use common::repo::records::ObjectRecord;
 use common::store::{Key, Published, Upload};
@@ -78,7 +78,7 @@ impl Write for Object<'_> {
 /// A compressed object that is written as a stream and has an [`ObjectRecord`].
 pub(crate) struct ObjectStream<'a> {
     what: String,
-    sink: BufWriter<HashingWriter<Encoder<CountingWriter<Object<'a>>>>>,
+    sink: BufWriter<HashingWriter<Encoder<HashingWriter<Object<'a>>>>>,
 }
 
 impl<'a> ObjectStream<'a> {
@@ -86,7 +86,7 @@ impl<'a> ObjectStream<'a> {
     pub(crate) fn begin(target: Target<'a>, name: &str) -> anyhow::Result<Self> {
         let object = target.begin(name)?;
         let what = object.describe();
-        let encoder = Encoder::new(CountingWriter::new(object), target.compression())?;
+        let encoder = Encoder::new(HashingWriter::new(object), target.compression())?;
         Ok(Self { what, sink: BufWriter::new(HashingWriter::new(encoder)) })
     }
 
@@ -95,10 +95,9 @@ impl<'a> ObjectStream<'a> {
         let writing = || format!("write {}", self.what);
         let hashing = self.sink.into_inner().map_err(io::IntoInnerError::into_error).with_context(writing)?;
         let (encoder, plain_bytes, sha256) = hashing.finish();
-        let counting = encoder.finish().with_context(writing)?;
-        let stored_bytes = counting.count();
-        counting.into_inner().publish()?;
-        Ok(ObjectRecord { plain_bytes, stored_bytes, sha256 })
+        let (object, stored_bytes, stored_sha256) = encoder.finish().with_context(writing)?.finish();
+        object.publish()?;
+        Ok(ObjectRecord { plain_bytes, stored_bytes, stored_sha256, sha256 })
     }
 }
 

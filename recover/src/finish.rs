@@ -18,8 +18,9 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let (_lock, mut journal) = Journal::lock(&place)?
         .ok_or_else(|| Advice::refused(format!("no recovery of {pgdata} is known")).hint("recover run begins one"))?;
     if journal.stage == Stage::Done {
-        ctx.output.line("the recovery is finished already")?;
-        return Ok(Outcome::Done);
+        let seen = "the recovery is finished already";
+        ctx.output.line(seen)?;
+        return report(&journal, &pgdata, seen, ctx);
     }
     if journal.stage < Stage::Placed || journal.stage == Stage::RolledBack {
         return Err(Advice::refused(format!("the recovery of {pgdata} did not get as far as a start"))
@@ -43,6 +44,10 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     for line in steps::ending(&journal, &site).lines {
         ctx.output.line(&line)?;
     }
+    report(&journal, &pgdata, &seen, ctx)
+}
+
+fn report(journal: &Journal, pgdata: &str, seen: &str, ctx: &Context) -> anyhow::Result<Outcome> {
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({ "pgdata": pgdata, "stage": journal.stage, "seen": seen }))?;
     }

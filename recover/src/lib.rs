@@ -33,6 +33,6 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         Command::Windows => windows::run(ctx),
         Command::Run(args) => run::run(args, cli, ctx),
         Command::Finish => finish::run(cli, ctx),
-        Command::Rollback(args) => rollback::run(args, cli, ctx),
+        Command::Rollback(args) => rollback::run(args, ctx),
     }
 }

@@ -14,21 +14,21 @@ use common::app::{Context, Outcome};
 use common::pg::ArchiveName;
 use common::pg::TimelineId;
 use common::repo::records::AbandonedRecord;
-use common::report::Advice;
-use common::server::{self, StartOptions, StopMode};
+use common::report::{Advice, ExitClass};
+use common::server::{self, Programs, StartOptions, StopMode};
 use common::sys::durable;
 
-use crate::cli::{Cli, RollbackArgs};
+use crate::cli::RollbackArgs;
 use crate::facts;
 use crate::journal::{Change, Journal, Stage, aside, stamp};
 use crate::place::Place;
-use crate::steps::{self, Site, preserve};
+use crate::steps::{self, preserve};
 
 /// How long the recovered server may take for a fast stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
 /// Undoes the recovery that the journal tells of.
-pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
     let (_lock, mut journal) = Journal::lock(&place)?.ok_or_else(|| {
@@ -37,28 +37,32 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     })?;
     if journal.stage == Stage::RolledBack {
         ctx.output.line("the recovery is undone already")?;
-        return Ok(Outcome::Done);
+        return report(&journal, &pgdata, &[], ctx);
     }
     confirm(&journal, args, ctx)?;
-    let repository = facts::open_repository(ctx)?;
     let programs = steps::programs(journal.plan.major, &place, ctx)?;
-    let site = Site { place, repository, programs, cli, ctx };
     let now = ctx.clock.now();
-    if site.place.pgdata.exists() {
-        server::stop(&site.programs, &site.place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+    let touched = journal.stage > Stage::Checked;
+    if touched && place.pgdata.exists() {
+        server::stop(&programs, &place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
     }
-    let abandoned = abandoned_timeline(&journal, &site)?;
+    let abandoned = abandoned_timeline(&journal, &place)?;
     // Once the old cluster is back, its own files would be taken for the recovered one's.
     journal.new_timeline = abandoned;
-    journal.write(&site.place)?;
+    journal.write(&place)?;
     let mut discarded = Vec::new();
     for change in journal.changes.iter().rev() {
         discarded.extend(undo(change, &journal.changes, now)?);
     }
-    if let Some(timeline) = abandoned {
-        mark_abandoned(timeline, &journal, &site)?;
+    let restarts = touched && journal.was_running && journal.plan.replaces;
+    if restarts {
+        start(&journal, &place, &programs, ctx)?;
     }
-    journal.reach(Stage::RolledBack, &site.place)?;
+    // The data is back already. This alone needs the repository, which a disaster may have taken too.
+    if let Some(timeline) = abandoned {
+        mark_abandoned(timeline, &journal, ctx)?;
+    }
+    journal.reach(Stage::RolledBack, &place)?;
     let mut lines = vec![if journal.plan.replaces {
         format!("the cluster in {pgdata} is as it was")
     } else {
@@ -69,17 +73,19 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
             .iter()
             .map(|path| format!("what the recovery made is in {}; remove it when you like", path.display())),
     );
-    if journal.was_running && journal.plan.replaces {
-        start(&journal, &site)?;
+    if restarts {
         lines.push("its server is starting".to_owned());
     }
     for line in &lines {
         ctx.output.line(line)?;
     }
+    report(&journal, &pgdata, &discarded, ctx)
+}
+
+fn report(journal: &Journal, pgdata: &str, discarded: &[PathBuf], ctx: &Context) -> anyhow::Result<Outcome> {
     if ctx.output.is_json() {
-        let discarded: Vec<String> = discarded.iter().map(|path| path.display().to_string()).collect();
         ctx.output.json(&serde_json::json!({
-            "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": abandoned,
+            "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": journal.new_timeline,
         }))?;
     }
     Ok(Outcome::Done)
@@ -206,17 +212,17 @@ fn discard(path: &Path, now: DateTime<Utc>) -> anyhow::Result<PathBuf> {
 }
 
 /// The timeline that the recovered server went on to, as its own files tell.
-fn abandoned_timeline(journal: &Journal, site: &Site<'_>) -> anyhow::Result<Option<TimelineId>> {
+fn abandoned_timeline(journal: &Journal, place: &Place) -> anyhow::Result<Option<TimelineId>> {
     if journal.new_timeline.is_some() || journal.stage < Stage::Started || journal.is_copy() {
         return Ok(journal.new_timeline.filter(|_| !journal.is_copy()));
     }
     let preserved =
-        |change: &Change| matches!(change, Change::Moved { from, to } if *from == site.place.pgdata && to.exists());
+        |change: &Change| matches!(change, Change::Moved { from, to } if *from == place.pgdata && to.exists());
     if journal.plan.replaces && !journal.changes.iter().any(preserved) {
         // The old cluster is back already: nothing of the recovered one is there to be read.
         return Ok(None);
     }
-    let pg_wal = site.place.pgdata.join("pg_wal");
+    let pg_wal = place.pgdata.join("pg_wal");
     let mut newest = None;
     let entries = match std::fs::read_dir(&pg_wal) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -236,19 +242,26 @@ fn abandoned_timeline(journal: &Journal, site: &Site<'_>) -> anyhow::Result<Opti
 }
 
 /// Marks the timeline in the repository, so that no later recovery follows it.
-fn mark_abandoned(timeline: TimelineId, journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
-    let key = site.repository.layout().abandoned(journal.plan.wal.system_identifier, timeline)?;
-    let record = AbandonedRecord { timeline, at: site.ctx.clock.now() };
-    site.repository.create_record(&key, &record).map(drop).with_context(|| {
-        Advice::failed(format!("mark timeline {timeline} as given up in {}", site.repository.describe()))
+fn mark_abandoned(timeline: TimelineId, journal: &Journal, ctx: &Context) -> anyhow::Result<()> {
+    let mark = || {
+        let repository = facts::open_repository(ctx)?;
+        let key = repository.layout().abandoned(journal.plan.wal.system_identifier, timeline)?;
+        let record = AbandonedRecord { timeline, at: ctx.clock.now() };
+        repository.create_record(&key, &record).map(drop)
+    };
+    mark().with_context(|| {
+        Advice::new(ExitClass::PartDone, format!("mark timeline {timeline} as given up in the repository"))
             .hint("the data is put back already; call recover rollback again once the repository can be written")
     })
 }
 
-fn start(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
-    let log = site.place.start_log();
-    let options = StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log };
-    server::start(&site.programs, &site.place.pgdata, &options, &site.ctx.cancel)
+fn start(journal: &Journal, place: &Place, programs: &Programs, ctx: &Context) -> anyhow::Result<()> {
+    if server::running(&place.pgdata)?.is_some() {
+        return Ok(());
+    }
+    let options =
+        StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log: place.start_log() };
+    server::start(programs, &place.pgdata, &options, &ctx.cancel)
 }
 
 #[cfg(test)]

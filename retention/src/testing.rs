@@ -164,7 +164,8 @@ pub(crate) fn record(
     stop_lsn: Lsn,
     bad_pages: u64,
 ) -> BackupRecord {
-    let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, sha256: Digest::of(b"x") };
+    let sha256 = Digest::of(b"x");
+    let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256, sha256 };
     BackupRecord {
         id: BackupId::at(time(minutes)),
         label: String::new(),
@@ -194,7 +195,9 @@ pub(crate) fn record(
         },
         tablespaces: Vec::new(),
         compression: Compression::default(),
-        parts: (1..=2).map(|number| PartRecord { number, plain_bytes: 1, stored_bytes: 1 }).collect(),
+        parts: (1..=2)
+            .map(|number| PartRecord { number, plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256 })
+            .collect(),
         index: object,
         manifest: object,
         config: None,

@@ -145,7 +145,7 @@ impl TwoBackups {
 
 /// A commit record as it lies in a repository.
 fn record(id: &str, start: &str) -> serde_json::Value {
-    let object = serde_json::json!({"plain_bytes": 1, "stored_bytes": 1, "sha256": "0".repeat(64)});
+    let object = serde_json::json!({"plain_bytes": 1, "stored_bytes": 1, "stored_sha256": "0".repeat(64), "sha256": "0".repeat(64)});
     serde_json::json!({
         "id": id, "label": "", "holdfast_version": "0.1.0",
         "source": {

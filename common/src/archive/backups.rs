@@ -69,13 +69,17 @@ pub fn list(repository: &Repository) -> anyhow::Result<BTreeMap<BackupId, Found>
     Ok(found)
 }
 
-/// The whole backups, oldest first. Damaged and unfinished ones are left out.
+/// The whole backups, oldest first. Unfinished ones are left out, and damaged ones with a warning.
 pub fn complete(repository: &Repository) -> anyhow::Result<Vec<BackupRecord>> {
-    let whole = |found| match found {
+    let whole = |(id, found)| match found {
         Found::Complete(record) => Some(*record),
-        Found::Unfinished(_) | Found::Damaged(_) => None,
+        Found::Unfinished(_) => None,
+        Found::Damaged(reason) => {
+            tracing::warn!("backup {id} is left out: {reason}");
+            None
+        }
     };
-    Ok(list(repository)?.into_values().filter_map(whole).collect())
+    Ok(list(repository)?.into_iter().filter_map(whole).collect())
 }
 
 /// The commit record of a backup.

@@ -230,6 +230,7 @@ impl Repository {
         Ok(ObjectRecord {
             plain_bytes: plain.len() as u64,
             stored_bytes: stored.len() as u64,
+            stored_sha256: Digest::of(&stored),
             sha256: Digest::of(plain),
         })
     }

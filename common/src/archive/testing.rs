@@ -13,7 +13,7 @@ use crate::repo::ClusterName;
 use crate::repo::index::{FileEntry, IndexEntry, RelativePath, write_entry};
 use crate::repo::layout::backup_object;
 use crate::repo::part::{Attributes, FrameTable, PartWriter};
-use crate::repo::records::{BackupRecord, PartRecord, testing};
+use crate::repo::records::{BackupRecord, testing};
 use crate::store::{Key, MemoryStore, Store};
 
 pub(super) const SEGMENT_BYTES: u32 = 1 << 20;
@@ -149,9 +149,9 @@ impl World {
                 sha256: Digest::of(&contents),
             });
         }
-        let (stored, table, stored_bytes) = part.finish().unwrap();
+        let (stored, table, record) = part.finish().unwrap();
         self.store.replace(&self.key(&backup_object::part(number, self.record.compression.codec)), &stored).unwrap();
-        self.record.parts.push(PartRecord { number, plain_bytes: table.plain_bytes, stored_bytes });
+        self.record.parts.push(record);
         (entries, table)
     }
 

@@ -9,7 +9,9 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use tar::{EntryType, Header};
 
-use crate::codec::{Codec, Compression, Encoder};
+use crate::codec::{Codec, Compression, CountingWriter, Encoder, HashingWriter};
+
+use super::records::PartRecord;
 
 /// Plain bytes in every frame of a part but its last.
 pub const FRAME_BYTES: usize = 4 << 20;
@@ -76,11 +78,10 @@ pub struct Attributes {
 /// Writes one part. Nothing is whole before [`PartWriter::finish`]; dropping it finishes nothing.
 pub struct PartWriter<W: Write> {
     number: u32,
-    sink: W,
+    sink: HashingWriter<W>,
     compression: Compression,
     frame: Vec<u8>,
     table: FrameTable,
-    stored: u64,
     left_in_file: u64,
     padding: usize,
 }
@@ -90,11 +91,10 @@ impl<W: Write> PartWriter<W> {
     pub fn new(number: u32, sink: W, compression: Compression) -> Self {
         Self {
             number,
-            sink,
+            sink: HashingWriter::new(sink),
             compression,
             frame: Vec::new(),
             table: FrameTable { part: number, plain_bytes: 0, frames: Vec::new() },
-            stored: 0,
             left_in_file: 0,
             padding: 0,
         }
@@ -134,19 +134,20 @@ impl<W: Write> PartWriter<W> {
     }
 
     /// Ends the part: tar's end marker, the last frame, the seek table. Answers the sink, the frame table and the
-    /// stored bytes.
-    pub fn finish(mut self) -> io::Result<(W, FrameTable, u64)> {
+    /// part's record.
+    pub fn finish(mut self) -> io::Result<(W, FrameTable, PartRecord)> {
         if self.left_in_file != 0 {
             return Err(io::Error::other(format!("{} bytes are missing at the end of a tar entry", self.left_in_file)));
         }
         self.plain(&[0; 2 * TAR_BLOCK])?;
         self.cut()?;
         if self.compression.codec == Codec::Zstd {
-            let table = seek_table(&self.table);
-            self.sink.write_all(&table)?;
-            self.stored += table.len() as u64;
+            self.sink.write_all(&seek_table(&self.table))?;
         }
-        Ok((self.sink, self.table, self.stored))
+        let (sink, stored_bytes, stored_sha256) = self.sink.finish();
+        let record =
+            PartRecord { number: self.number, plain_bytes: self.table.plain_bytes, stored_bytes, stored_sha256 };
+        Ok((sink, self.table, record))
     }
 
     fn end_of_file(&mut self) -> io::Result<()> {
@@ -199,12 +200,11 @@ impl<W: Write> PartWriter<W> {
         if self.frame.is_empty() {
             return Ok(());
         }
-        let counting = crate::codec::CountingWriter::new(&mut self.sink);
+        let counting = CountingWriter::new(&mut self.sink);
         let mut encoder = Encoder::with_size_hint(counting, self.compression, self.frame.len() as u64)?;
         encoder.write_all(&self.frame)?;
         let size = encoder.finish()?.count();
         self.frame.clear();
-        self.stored += size;
         self.table.frames.push(u32::try_from(size).map_err(|_| io::Error::other("a frame exceeds 4 GiB"))?);
         Ok(())
     }
@@ -270,8 +270,9 @@ mod tests {
             offsets.push(part.file(path, contents.len() as u64, PLAIN).unwrap());
             part.contents(contents).unwrap();
         }
-        let (bytes, table, stored) = part.finish().unwrap();
-        assert_eq!(stored, bytes.len() as u64);
+        let (bytes, table, record) = part.finish().unwrap();
+        assert_eq!(record.stored_bytes, bytes.len() as u64);
+        assert_eq!(record.stored_sha256, crate::codec::Digest::of(&bytes));
         (bytes, table, offsets)
     }
 

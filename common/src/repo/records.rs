@@ -184,6 +184,8 @@ pub struct PartRecord {
     pub plain_bytes: u64,
     /// Its size in the store.
     pub stored_bytes: u64,
+    /// The SHA-256 of its stored bytes.
+    pub stored_sha256: Digest,
 }
 
 /// A small object that is read whole.
@@ -193,6 +195,8 @@ pub struct ObjectRecord {
     pub plain_bytes: u64,
     /// Its size in the store.
     pub stored_bytes: u64,
+    /// The SHA-256 of its stored bytes.
+    pub stored_sha256: Digest,
     /// Its SHA-256 before compression.
     pub sha256: Digest,
 }
@@ -277,7 +281,8 @@ pub(crate) mod testing {
     /// A backup on `timeline`, complete at `stop`, when the next transaction was `next_xid`; its times follow that.
     pub(crate) fn backup(timeline: u32, stop: u64, next_xid: u64) -> BackupRecord {
         let time = chrono::DateTime::from_timestamp(1_700_000_000 + i64::try_from(next_xid).unwrap(), 0).unwrap();
-        let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, sha256: Digest::of(b"x") };
+        let sha256 = Digest::of(b"x");
+        let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256, sha256 };
         BackupRecord {
             id: BackupId::at(time),
             label: String::new(),
@@ -307,7 +312,7 @@ pub(crate) mod testing {
             },
             tablespaces: Vec::new(),
             compression: Compression::default(),
-            parts: vec![PartRecord { number: 1, plain_bytes: 1, stored_bytes: 1 }],
+            parts: vec![PartRecord { number: 1, plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256 }],
             index: object,
             manifest: object,
             config: None,

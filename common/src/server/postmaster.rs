@@ -5,10 +5,19 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::report::Cancel;
+use crate::sys::clock::{Deadline, poll};
 use crate::sys::process;
+
+/// How long a pid file without a process number may be one that is just being written.
+const HALF_WRITTEN_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks at it.
+const HALF_WRITTEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// The lines of `postmaster.pid` (`src/include/utils/pidfile.h`). A server that has only begun to start has written
 /// the first few.
@@ -67,15 +76,25 @@ impl PidFile {
 /// The server that runs on `pgdata`, if one does.
 ///
 /// None when there is no pid file, its process is gone, or the process has another working directory and so is
-/// somebody else. When the process can't be looked at (another user's), a postgres by name counts as running.
+/// somebody else. When the process can't be looked at (another user's), a postgres by name counts as running. A server
+/// makes the file before it writes into it: an unreadable one is read again for two seconds.
 pub fn running(pgdata: &Path) -> anyhow::Result<Option<Postmaster>> {
     let path = pgdata.join("postmaster.pid");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    let reading = || format!("read {}", path.display());
+    let mut fault = None;
+    let file = poll(Deadline::after(HALF_WRITTEN_WAIT_MAX), HALF_WRITTEN_PAUSE, &Cancel::default(), || {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(None)),
+            Err(error) => return Err(error).with_context(reading),
+        };
+        Ok(PidFile::parse(&text).map_err(|error| fault = Some(error)).ok().map(Some))
+    })?;
+    let file = match (file, fault) {
+        (Some(Some(file)), _) => file,
+        (None, Some(fault)) => return Err(fault).with_context(reading),
+        (Some(None) | None, _) => return Ok(None),
     };
-    let file = PidFile::parse(&text).with_context(|| format!("read {}", path.display()))?;
     let lives = process::alive(file.pid) && belongs(file.pid, pgdata)?;
     Ok(lives.then_some(Postmaster { file }))
 }

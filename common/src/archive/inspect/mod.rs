@@ -135,7 +135,7 @@ pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<Ba
 /// Inspects the objects of one backup; its WAL is [`wal()`]'s business.
 ///
 /// `Quick`: every object that the record names is there and has the recorded size. `Standard`: besides, the index has
-/// its digest, every file the size and digest of the index, every part its length and seek table, the manifest its
+/// its digest, every object its stored bytes, every file the size and digest of the index, every part its length and seek table, the manifest its
 /// digest and its own checksum and exactly the files of the index, the configuration its digest. `jobs` parts are read
 /// at once (at least one); memory is bounded by the files of the parts in flight and by the manifest (some 250 bytes
 /// for each of its files). The findings are in the order of the objects' keys.
@@ -153,6 +153,7 @@ pub fn backup(
         let absent = objects::absent(&findings);
         let means = contents::Means { repository, record, absent: &absent, jobs, progress, cancel };
         findings.extend(contents::check(means)?);
+        findings.extend(objects::stored(repository, record, &findings, cancel)?);
     }
     findings.sort_by(|a, b| a.object.cmp(&b.object));
     Ok(findings)
