@@ -11,6 +11,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
@@ -89,6 +90,20 @@ fn sync_foreign_parent(path: &Path) -> io::Result<()> {
 /// Whether a file of this name is a [`TemporaryFile`] of some Holdfast process, alive or dead.
 pub fn is_temporary_name(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX))
+}
+
+/// Removes the [`TemporaryFile`]s in `dir` that nobody has written to for `age`: a killed process left them. Best effort:
+/// what cannot be looked at or removed stays.
+pub fn sweep_temporaries(dir: &Path, age: Duration) {
+    let is_stale = |entry: &fs::DirEntry| {
+        let unwritten =
+            entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        is_temporary_name(&entry.file_name()) && unwritten.is_some_and(|unwritten| unwritten > age)
+    };
+    for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).filter(is_stale) {
+        // Somebody else may have swept it meanwhile.
+        drop(fs::remove_file(entry.path()));
+    }
 }
 
 /// A file under a temporary, hidden name (`.holdfast-<pid>-<random>.tmp`) in the directory of its destination.
@@ -397,6 +412,19 @@ mod tests {
         drop(file);
         assert_eq!(fs::read(&dest).unwrap(), bytes);
         assert_eq!(names(dir.path()), ["object"]);
+    }
+
+    #[test]
+    fn sweeps_only_what_is_temporary_and_old() {
+        let dir = folder();
+        let left = TemporaryFile::create_in(dir.path(), 0o600).unwrap();
+        File::create(dir.path().join("other")).unwrap();
+        sweep_temporaries(dir.path(), Duration::from_hours(1));
+        assert_eq!(names(dir.path()).len(), 2);
+        left.file().set_modified(std::time::UNIX_EPOCH).unwrap();
+        sweep_temporaries(dir.path(), Duration::from_hours(1));
+        assert_eq!(names(dir.path()), ["other"]);
+        sweep_temporaries(&dir.path().join("missing"), Duration::ZERO);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::codec::{Codec, decoder};
 use crate::pg::{ArchiveName, SegmentSize, SystemIdentifier, TimelineId, WalSegmentName};
 use crate::repo::layout::parse_wal_object;
 use crate::report::{Cancel, Interrupted};
 use crate::store::{Key, StoreError};
-use crate::sys::durable::TemporaryFile;
+use crate::sys::durable::{self, TemporaryFile};
 
 use super::{Check, CheckError, archived_histories, locate};
 use crate::archive::{Identity, Repository};
@@ -18,6 +19,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// How many objects a search for a later segment looks at per call.
 const LOOKAHEAD_PAGE: usize = 64;
+
+/// A temporary file beside the destination that nobody has written to for this long is a killed call's.
+const LEFTOVER_AGE_MIN: Duration = Duration::from_hours(1);
 
 /// The truth about one WAL file in one repository.
 #[derive(Debug)]
@@ -71,6 +75,7 @@ fn copy(
     let invalid = |err: CheckError| Failure::Damaged(format!("{key}: {err}"));
     let source = repository.store().get(key).map_err(|err| Failure::Unreachable(err.into()))?;
     let mut plain = decoder(codec, source).map_err(|err| Failure::of_object(key, &err))?;
+    durable::sweep_temporaries(directory, LEFTOVER_AGE_MIN);
     let mut file = TemporaryFile::create_in(directory, 0o600).map_err(|err| Failure::here(directory, err))?;
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
