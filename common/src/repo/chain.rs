@@ -174,12 +174,6 @@ impl Route {
         WalSegmentName::numbered(timeline, number, self.size)
     }
 
-    /// The first segment that belongs to the history's own timeline; `None` for a timeline without ancestors.
-    pub fn fork_segment(&self) -> Option<WalSegmentName> {
-        let fork = self.history.ancestors.last()?.switch;
-        Some(WalSegmentName::containing(self.history.timeline, fork, self.size))
-    }
-
     /// The names of all segments with bytes from `from` up to `to`, in order.
     pub fn segments(&self, from: Lsn, to: Lsn) -> impl Iterator<Item = WalSegmentName> + '_ {
         let first = from.0 / self.size.bytes();
@@ -246,7 +240,6 @@ mod tests {
         let route = Route::new(history(3, "1\t0/3500000\tx\n2\t0/6000000\ty\n"), SIZE);
         let timelines: Vec<u32> = (1..8).map(|number| route.segment(number).timeline.0).collect();
         assert_eq!(timelines, [1, 1, 2, 2, 2, 3, 3]);
-        assert_eq!(route.fork_segment().unwrap().to_string(), "000000030000000000000006");
     }
 
     #[test]

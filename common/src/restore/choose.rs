@@ -3,7 +3,7 @@
 //! The timeline is always a number: `latest` follows whatever history file turns up, also one of a timeline that
 //! nobody ever wrote on.
 
-use crate::pg::{TimelineId, WalSegmentName};
+use crate::pg::{Lsn, TimelineId, WalSegmentName};
 use crate::repo::BackupId;
 use crate::repo::chain::{Inventory, Route};
 use crate::repo::records::BackupRecord;
@@ -40,6 +40,35 @@ pub struct Choice {
     pub backup: BackupRecord,
     /// The way through the WAL.
     pub route: Route,
+    /// Set when the wanted timeline cannot be followed: the way is its parent's, which is the same up to the fork, and
+    /// the target must turn out to lie before that.
+    pub missing_fork: Option<MissingFork>,
+}
+
+/// A timeline whose first segment is in no repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingFork {
+    /// That segment.
+    pub segment: WalSegmentName,
+    /// Where the timeline begins.
+    pub begins: Lsn,
+    /// The timeline that it forked off from.
+    pub parent: TimelineId,
+}
+
+impl MissingFork {
+    /// Why a target behind the fork is refused.
+    pub fn advice(&self) -> Advice {
+        let Self { segment, begins, parent } = self;
+        let timeline = segment.timeline;
+        Advice::refused(format!(
+            "timeline {timeline} cannot be followed behind {begins}: its first segment {segment} is in no repository"
+        ))
+        .hint(format!(
+            "archive that segment, or name the timeline to recover along with --target-timeline; {parent} is the one \
+             before"
+        ))
+    }
 }
 
 /// Chooses the newest backup from which the target can be reached along the wanted timeline.
@@ -66,18 +95,8 @@ pub fn choose(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> R
     let timeline = wanted_timeline(&reaching, inventory, wish)?;
     let chosen = reaching.into_iter().rev().find(|backup| leads_to(backup, inventory, timeline));
     let backup = chosen.ok_or_else(|| off_route(timeline, &wish.target))?.clone();
-    let route = Route::new(inventory.history(timeline), inventory.segment_size());
-    if let Some(fork) = missing_fork(&backup, &route, inventory, &wish.target) {
-        return Err(Advice::refused(format!(
-            "timeline {timeline} cannot be followed: its first segment {fork} is in no repository"
-        ))
-        .hint(format!(
-            "archive that segment, or name the timeline to recover along with --target-timeline; \
-             {} is the one before",
-            route.history().ancestors.last().map_or(timeline, |parent| parent.timeline)
-        )));
-    }
-    Ok(Choice { backup, route })
+    let (route, missing_fork) = way(&backup, timeline, inventory, &wish.target)?;
+    Ok(Choice { backup, route, missing_fork })
 }
 
 /// Whether the backup is complete at the target, as far as its record tells.
@@ -150,28 +169,38 @@ fn leads_to(backup: &BackupRecord, inventory: &Inventory, timeline: TimelineId) 
     own == timeline || inventory.history(timeline).switch_of(own).is_some_and(|switch| backup.span.stop_lsn <= switch)
 }
 
-/// The fork segment of the route's timeline when the target may lie behind it and it is not there.
-fn missing_fork(
+/// The way to the timeline. PostgreSQL would go on along the parent where a timeline's first segment is missing, and
+/// bring back what was discarded; so that is refused, unless the target lies before the fork, as far as can be told yet.
+fn way(
     backup: &BackupRecord,
-    route: &Route,
+    timeline: TimelineId,
     inventory: &Inventory,
     target: &Target,
-) -> Option<WalSegmentName> {
-    if backup.span.timeline == route.history().timeline {
-        return None;
+) -> Result<(Route, Option<MissingFork>), Advice> {
+    let mut history = inventory.history(timeline);
+    let mut missing = None;
+    while history.timeline != backup.span.timeline {
+        let Some(fork) = history.ancestors.pop() else { break };
+        let begins = fork.switch;
+        let segment = WalSegmentName::containing(history.timeline, begins, inventory.segment_size());
+        if inventory.has(segment) {
+            history.ancestors.push(fork);
+            break;
+        }
+        let found = MissingFork { segment, begins, parent: fork.timeline };
+        if *target == Target::Latest || matches!(target, Target::Lsn(lsn) if *lsn > begins) {
+            return Err(found.advice());
+        }
+        missing = Some(found);
+        history.timeline = fork.timeline;
     }
-    let before_fork = match target {
-        Target::Lsn(lsn) => *lsn <= route.history().begins(),
-        Target::Immediate => true,
-        _ => false,
-    };
-    route.fork_segment().filter(|fork| !before_fork && !inventory.has(*fork))
+    Ok((Route::new(history, inventory.segment_size()), missing))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{Lsn, SegmentSize, TimelineHistory};
+    use crate::pg::{SegmentSize, TimelineHistory};
     use crate::repo::records::testing::backup;
     use rstest::rstest;
 
@@ -235,7 +264,14 @@ mod tests {
         poor.add_history(inventory.history(TimelineId(2)));
         let refusal = choose(&backups[..1], &poor, &wish(Target::Latest)).unwrap_err();
         assert!(refusal.message.contains("000000020000000000000004"), "{refusal}");
-        assert!(choose(&backups[..1], &poor, &wish(Target::Lsn(Lsn(3 * SEG)))).is_ok());
+        let behind = Target::Lsn(Lsn(5 * SEG));
+        assert_eq!(choose(&backups[..1], &poor, &wish(behind)).unwrap_err(), refusal);
+        // Before the fork, both timelines are the parent's WAL.
+        for target in [Target::Lsn(Lsn(0x0400_0000)), Target::Immediate, Target::Xid(300), Target::Name("x".into())] {
+            let choice = choose(&backups[..1], &poor, &wish(target)).unwrap();
+            assert_eq!(choice.route.history(), &TimelineHistory::root(TimelineId(1)));
+            assert_eq!(choice.missing_fork.unwrap().advice(), refusal);
+        }
     }
 
     #[test]

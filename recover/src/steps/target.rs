@@ -1,15 +1,14 @@
 //! Looks the target up in the WAL: where replay ends, what is the last transaction before that and the first after.
+//! For a copy it also looks out for tablespaces that are created on the way: the WAL names them by the original's paths.
 //!
 //! What cannot be found is refused here, before anything is touched, instead of by a server that ends its recovery
 //! short of the target.
 
-use std::path::PathBuf;
-
 use common::archive::Identity;
-use common::archive::moments::{self, Ended, Located, Moment, Question};
-use common::pg::Lsn;
+use common::archive::moments::{self, Ended, Located, Moment, NewTablespace, Question};
 use common::pg::exclusions::tablespace_version_directory;
 use common::report::Advice;
+use common::restore::choose::MissingFork;
 use common::restore::target::Target;
 
 use super::Site;
@@ -17,22 +16,20 @@ use crate::cli::Role;
 use crate::facts::{Facts, OldCluster};
 use crate::plan::{Arrival, Decision, Plan, Transaction};
 
-/// Finds the target; `None` for one that needs no finding: the end of the backup, the end of all WAL. Refuses a
-/// recovery that would make a tablespace in a place that is somebody else's, or is not there.
+/// Finds the target; `None` for one that needs no finding: the end of the backup, the end of all WAL. A copy's whole way
+/// is read all the same.
 pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Option<Arrival>> {
-    let Decision { plan, backup, route } = decision;
-    let looked_up = !matches!(plan.target, Target::Immediate | Target::Latest);
-    if !looked_up && plan.role == Role::Production {
-        return Ok(None);
-    }
+    let Decision { plan, backup, route, .. } = decision;
     let moment = match &plan.target {
         Target::Time(time) => Moment::Time(time.to_utc()),
         Target::Lsn(lsn) => Moment::Lsn(*lsn),
         Target::Xid(xid) => Moment::Xid(*xid),
         Target::Name(name) => Moment::Name(name.clone()),
+        Target::Immediate | Target::Latest if plan.role == Role::Production => return Ok(None),
         Target::Immediate | Target::Latest => Moment::End,
     };
     let until = (plan.target == Target::Immediate).then_some(backup.span.stop_lsn);
+    let is_sought = moment != Moment::End;
     let identity =
         Identity { system_identifier: facts.system, segment_size: backup.source.segment_size, major: Some(plan.major) };
     let pg_wal = facts.origin.as_ref().map(|origin| origin.pgdata.join("pg_wal"));
@@ -40,39 +37,61 @@ pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     let question = Question { moment, exclusive: plan.exclusive };
     let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
     let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)?;
-    let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
-    new_tablespaces(&located.new_tablespaces, &version, facts.directory.cluster())?;
-    if !looked_up {
-        return Ok(None);
+    let arrival = is_sought.then(|| answer(decision, &located)).transpose()?;
+    if !is_sought {
+        refuse_damage(facts, decision, &located)?;
     }
-    answer(plan, backup.span.stop_lsn, &located).map(Some).map_err(anyhow::Error::from)
+    let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
+    new_tablespaces(&located.tablespaces, &version, facts.directory.cluster())?;
+    Ok(arrival)
+}
+
+/// WAL that cannot be read, with more of it behind: not the end of all WAL, but damage.
+fn refuse_damage(facts: &Facts, decision: &Decision, located: &Located) -> Result<(), Advice> {
+    let Ended::Invalid(segment, why) = &located.ended else { return Ok(()) };
+    let mut known = facts.archive.clone();
+    facts.tail.add_to(&mut known);
+    let start = segment.start(known.segment_size());
+    if !start.is_some_and(|start| decision.route.continues_after(&known, start)) {
+        return Ok(());
+    }
+    let before = located.last_before.map_or_else(
+        || "--target-immediate recovers to the end of the backup".to_owned(),
+        |last| format!("--target-lsn {} recovers to the last commit before it", last.lsn),
+    );
+    Err(Advice::refused(format!("{segment} is damaged, and there is WAL behind it: {why}"))
+        .hint(format!("bring back a good copy of that segment; {before}")))
 }
 
 /// Replay makes a tablespace where it was first made, whatever `-T` says: a copy would write into the files of its
-/// original. Only what is free, or belongs to the old cluster and moves aside with it, can be used.
-fn new_tablespaces(made: &[(u32, PathBuf)], version: &str, old: Option<&OldCluster>) -> Result<(), Advice> {
-    for (oid, location) in made.iter().filter(|(_, location)| location.is_absolute()) {
+/// original. Only a place that is free, or belongs to the old cluster and moves aside with it, can be used.
+fn new_tablespaces(made: &[NewTablespace], version: &str, old: Option<&OldCluster>) -> Result<(), Advice> {
+    for NewTablespace { lsn, location, .. } in made.iter().filter(|it| it.location.is_absolute()) {
         let moves_aside = old.is_some_and(|old| old.tablespace_links.iter().any(|(_, known)| known == location));
         let place = location.display();
         if !location.is_dir() {
             return Err(Advice::refused(format!(
-                "tablespace {oid} is made behind the backup at {place}, which is not there"
+                "a tablespace was created after the backup at {place}, which is not there"
             ))
-            .hint("make that directory, or choose a newer backup and map its tablespace with -T"));
+            .hint("make that directory, or choose a newer backup, whose tablespaces -T can map"));
         }
         if !moves_aside && location.join(version).exists() {
             return Err(Advice::refused(format!(
-                "tablespace {oid} is made behind the backup at {place}, which a cluster on this host uses: replay \
-                 would write into its files"
+                "a tablespace was created after the backup at {place}, which a cluster on this host uses: replay would \
+                 write into its files"
             ))
-            .hint("choose a backup that has the tablespace and map it with -T, or a target before it was made"));
+            .hint(format!(
+                "take a new backup, whose tablespaces -T can map, or stop before that with --target-lsn {lsn} \
+                 --target-exclusive"
+            )));
         }
     }
     Ok(())
 }
 
 /// What was found, or why the target is refused.
-fn answer(plan: &Plan, consistent: Lsn, located: &Located) -> Result<Arrival, Advice> {
+fn answer(decision: &Decision, located: &Located) -> Result<Arrival, Advice> {
+    let (plan, consistent) = (&decision.plan, decision.backup.span.stop_lsn);
     if let [_, _, ..] = located.occurrences[..] {
         let places: Vec<String> = located
             .occurrences
@@ -82,13 +101,19 @@ fn answer(plan: &Plan, consistent: Lsn, located: &Located) -> Result<Arrival, Ad
         return Err(Advice::refused(format!("{} occurs {} times: {}", plan.target, places.len(), places.join(", ")))
             .hint("name the one that you mean by its position, with --target-lsn"));
     }
-    let Some(stop) = &located.stop else { return Err(unreachable(plan, located)) };
+    let fork = decision.missing_fork.as_ref();
+    let Some(stop) = &located.stop else {
+        return Err(fork.map_or_else(|| unreachable(plan, located), MissingFork::advice));
+    };
     if stop.replay_end < consistent {
         return Err(Advice::refused(format!(
             "{} lies at {}, before {} is consistent at {consistent}",
             plan.target, stop.replay_end, plan.backup
         ))
         .hint("choose an older backup with --backup ID; recover list shows them"));
+    }
+    if let Some(fork) = fork.filter(|fork| stop.replay_end > fork.begins) {
+        return Err(fork.advice());
     }
     let transaction = |found: &moments::Transaction| Transaction { xid: found.xid, time: found.time, lsn: found.lsn };
     Ok(Arrival {
@@ -116,25 +141,28 @@ fn unreachable(plan: &Plan, located: &Located) -> Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::pg::Lsn;
+    use std::path::PathBuf;
 
     #[test]
     fn a_new_tablespace_needs_a_place_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().to_path_buf();
-        let made = [(16_384, place.clone())];
-        assert!(new_tablespaces(&made, "PG_15_1", None).is_ok());
+        let made = |location: PathBuf| [NewTablespace { lsn: Lsn(1), oid: 16_384, location }];
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None).is_ok());
         std::fs::create_dir(place.join("PG_15_1")).unwrap();
-        assert!(new_tablespaces(&made, "PG_15_1", None).is_err());
-        let old = |links| OldCluster {
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None).is_err());
+        let old = |tablespace_links| OldCluster {
             control: None,
             server: None,
             pg_wal_link: None,
-            tablespace_links: links,
+            tablespace_links,
             is_mount_point: false,
         };
-        assert!(new_tablespaces(&made, "PG_15_1", Some(&old(Vec::new()))).is_err());
-        assert!(new_tablespaces(&made, "PG_15_1", Some(&old(vec![(16_384, place.clone())]))).is_ok());
-        assert!(new_tablespaces(&[(1, place.join("missing"))], "PG_15_1", None).is_err());
-        assert!(new_tablespaces(&[(1, PathBuf::new())], "PG_15_1", None).is_ok());
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&old(Vec::new()))).is_err());
+        let known = old(vec![(16_384, place.clone())]);
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&known)).is_ok());
+        assert!(new_tablespaces(&made(place.join("missing")), "PG_15_1", None).is_err());
+        assert!(new_tablespaces(&made(PathBuf::new()), "PG_15_1", None).is_ok());
     }
 }

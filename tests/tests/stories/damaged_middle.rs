@@ -5,7 +5,7 @@ use e2e::cluster::{Recipe, StopMode};
 use e2e::{Cluster, Repo, Sandbox, wait};
 
 /// A cluster with a backup and six batches of rows after it, a segment each.
-fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
+pub(crate) fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
     let repo = Repo::new(sandbox, "repo")?;
     let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(sandbox)?;
     cluster.sql("create table t (batch int, n int)")?;
@@ -25,19 +25,27 @@ fn the_recovered_server_stays_down() -> Result<()> {
     let middle = segments.get(2).context("six segments")?;
     let object = repo.wal(middle)?;
     let sound = std::fs::read(&object)?;
-    repo.flip(&object, sound.len() / 2)?;
-
-    let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
-    let port = sandbox.new_port().to_string();
-    let ran = copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest"])?;
-    ensure!(ran.code != Some(0), "recovery over a damaged segment: {ran}");
-    ran.says(&[middle])?;
-    ensure!(!copy.is_running(), "the server runs, its rows are not all there");
-
-    // The same without recover watching: PostgreSQL alone with restore-wal.
+    let rows = cluster.sql("select count(*) from t")?;
+    // A copy that is complete but for its replay; nobody watches that.
     let alone = Cluster::at(&sandbox, &sandbox.path().join("alone"), Some(&repo));
     let port = sandbox.new_port().to_string();
     alone.try_recover(&["--as", "copy", "--port", &port, "--target-latest", "--no-start"])?.success()?;
+    repo.flip(&object, sound.len() / 2)?;
+
+    // Reading the WAL of a copy finds the damage before anything is made.
+    let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
+    let ran = copy.try_recover(&["--as", "copy", "--port", "5999", "--target-latest"])?;
+    ensure!(ran.code != Some(0), "recovery over a damaged segment: {ran}");
+    ran.says(&[middle])?;
+    ensure!(!copy.pgdata().exists(), "a refused recovery made {}", copy.pgdata().display());
+
+    // In place the server stays down, and what was there comes back.
+    let ran = cluster.try_recover(&["--target-latest"])?;
+    ensure!(ran.code != Some(0), "recovery over a damaged segment: {ran}");
+    ran.says(&[middle])?;
+    ensure!(!cluster.is_running(), "the server runs, its rows are not all there");
+    sandbox.run("recover", &["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "--yes"])?.success()?;
+
     alone.start_or_end()?;
     wait::until("the server stops at the damaged segment", || {
         let promoted = alone.try_sql("select pg_is_in_recovery()").is_ok_and(|ran| ran.stdout.trim() == "f");
@@ -50,7 +58,7 @@ fn the_recovered_server_stays_down() -> Result<()> {
     repo.replace(&object, &sound)?;
     alone.start()?;
     alone.wait_promoted()?;
-    ensure!(alone.sql("select count(*) from t")? == cluster.sql("select count(*) from t")?);
+    ensure!(alone.sql("select count(*) from t")? == rows && cluster.sql("select count(*) from t")? == rows);
     Ok(())
 }
 

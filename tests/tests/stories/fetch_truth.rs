@@ -12,16 +12,16 @@ use rstest::rstest;
 
 /// A repository with four segments of a cluster that is stopped, a fifth that was never archived, and the data
 /// directory of a server that recovers from there.
-struct Scene {
-    sandbox: Sandbox,
-    repo: Repo,
-    segments: Vec<String>,
-    unarchived: PathBuf,
-    node: Cluster,
+pub(crate) struct Scene {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) repo: Repo,
+    pub(crate) segments: Vec<String>,
+    pub(crate) unarchived: PathBuf,
+    pub(crate) node: Cluster,
 }
 
 impl Scene {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let sandbox = Sandbox::new()?;
         let repo = Repo::new(&sandbox, "repo")?;
         let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).set("wal_keep_size", "1GB").start(&sandbox)?;
@@ -48,28 +48,28 @@ impl Scene {
         Ok(Self { sandbox, repo, segments, unarchived, node })
     }
 
-    fn segment(&self, number: usize) -> Result<&str> {
+    pub(crate) fn segment(&self, number: usize) -> Result<&str> {
         self.segments.get(number).map(String::as_str).context("four segments")
     }
 
-    fn fetch(&self, name: &str) -> Result<Ran> {
+    pub(crate) fn fetch(&self, name: &str) -> Result<Ran> {
         self.node.restore_wal(name, "pg_wal/RECOVERYXLOG")
     }
 
     /// Fails when anything lies in `pg_wal`, a file under a temporary name included.
-    fn nothing_left(&self) -> Result<()> {
+    pub(crate) fn nothing_left(&self) -> Result<()> {
         let left = e2e::sandbox::walk(&self.node.pgdata().join("pg_wal"));
         ensure!(left.is_empty(), "left behind: {left:?}");
         Ok(())
     }
 
-    fn stops_recovery(&self, name: &str) -> Result<Ran> {
+    pub(crate) fn stops_recovery(&self, name: &str) -> Result<Ran> {
         let ran = self.fetch(name)?.stops_recovery()?;
         self.nothing_left()?;
         Ok(ran)
     }
 
-    fn delivers(&self, name: &str, content: &[u8]) -> Result<()> {
+    pub(crate) fn delivers(&self, name: &str, content: &[u8]) -> Result<()> {
         self.fetch(name)?.success()?;
         let path = self.node.pgdata().join("pg_wal/RECOVERYXLOG");
         ensure!(fs::read(&path)? == content, "wrong bytes delivered for {name}");
@@ -77,7 +77,7 @@ impl Scene {
         self.nothing_left()
     }
 
-    fn next_segment(&self) -> Result<String> {
+    pub(crate) fn next_segment(&self) -> Result<String> {
         let last = WalSegmentName::parse(self.segment(3)?).context("a segment's name")?;
         let after_unarchived = SegmentSize::new(1 << 20).and_then(|size| last.next(size)?.next(size));
         Ok(after_unarchived.context("a next segment")?.to_string())

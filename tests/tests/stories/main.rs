@@ -7,6 +7,7 @@ mod damaged_middle;
 mod fetch_truth;
 mod first_backup;
 mod first_contact;
+mod hazards;
 mod killed_tail;
 mod kit;
 mod pitr_random;

@@ -1,32 +1,8 @@
 //! An archive over a promotion in the middle of a segment, and standbys that follow it.
 
-use anyhow::{Context, Result, ensure};
-use e2e::cluster::{Recipe, restore_command};
+use anyhow::{Result, ensure};
+use e2e::cluster::Recipe;
 use e2e::{Cluster, Repo, Sandbox, Workload, wait, workload};
-
-/// A standby of `primary` that follows the archive, and streams when asked to.
-fn standby(primary: &Cluster, name: &str, streams: bool) -> Result<Cluster> {
-    let sandbox = primary.sandbox();
-    let pgdata = sandbox.path().join(name);
-    let connection = primary.connection()?;
-    let mut args = vec!["-D", pgdata.to_str().context("text")?, "-X", "none", "-c", "fast", "--no-sync"];
-    args.extend(connection.iter().map(String::as_str));
-    sandbox.run_other("pg_basebackup", &args)?.success()?;
-    let standby = Cluster::at(sandbox, &pgdata, Some(primary.repo()?));
-    let mut lines = vec![
-        ("port".to_owned(), sandbox.new_port().to_string()),
-        ("restore_command".to_owned(), restore_command(sandbox, primary.repo()?)?),
-        ("wal_retrieve_retry_interval".to_owned(), "100ms".to_owned()),
-    ];
-    if streams {
-        let conninfo = format!("host={} port={} user=postgres", primary.socket_dir()?, primary.port()?);
-        lines.push(("primary_conninfo".to_owned(), conninfo));
-    }
-    standby.configure(&lines)?;
-    sandbox.write(&pgdata.join("standby.signal"), b"")?;
-    standby.start()?;
-    Ok(standby)
-}
 
 fn wait_orders(cluster: &Cluster, count: usize) -> Result<()> {
     wait::until("the standby has every order", || {
@@ -42,8 +18,8 @@ fn the_archive_and_its_followers_survive_a_promotion() -> Result<()> {
     let primary = Recipe::new("pg").archived_to(&repo).start(&sandbox)?;
     workload::create_schema(&primary)?;
     primary.backup(&[])?;
-    let next = standby(&primary, "next", true)?;
-    let follower = standby(&primary, "follower", false)?;
+    let next = primary.standby("next", true)?;
+    let follower = primary.standby("follower", false)?;
 
     let load = Workload::start(&primary, 2)?;
     load.wait_for(&primary, 50)?;
@@ -78,7 +54,7 @@ fn a_standby_survives_the_loss_of_the_archive() -> Result<()> {
     let repo = Repo::new(&sandbox, "repo")?;
     let primary = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
     workload::create_schema(&primary)?;
-    let standby = standby(&primary, "standby", true)?;
+    let standby = primary.standby("standby", true)?;
     let load = Workload::start(&primary, 1)?;
     load.wait_for(&primary, 20)?;
     primary.switch_wal()?;

@@ -1,13 +1,12 @@
-//! What the records that a recovery can stop at say: the ends of transactions (`src/include/access/xact.h`,
-//! `src/backend/access/rmgrdesc/xactdesc.c`) and restore points (`src/include/access/xlog_internal.h`). And what a new
-//! tablespace's record says (`src/include/commands/tablespace.h`): replay writes to a place outside the cluster there.
+//! What the records say that a recovery can stop at, the ends of transactions (`src/include/access/xact.h`,
+//! `src/backend/access/rmgrdesc/xactdesc.c`) and restore points (`src/include/access/xlog_internal.h`), and those that
+//! a copy must not replay, the creations of tablespaces (`src/include/commands/tablespace.h`).
 //!
 //! A commit record names every subtransaction and every dropped relation and can be as large as a record can be. What
 //! is wanted of it lies at its beginning, except a prepared transaction's number: that is picked out as the bytes pass.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
 
 use chrono::{DateTime, Utc};
 
@@ -18,17 +17,19 @@ use crate::pg::wal_page::major_of_magic;
 
 /// Holds the fragment headers and the largest contents that are wanted from a record's beginning, a restore point.
 const HEAD_MAX: usize = 128;
-/// The same for a new tablespace: its path has at most `MAXPGPATH` bytes.
-const TABLESPACE_HEAD_MAX: usize = 128 + 1024;
+/// The same for the creation of a tablespace, whose path has at most `MAXPGPATH` bytes.
+const TABLESPACE_HEAD_MAX: usize = 1024 + HEAD_MAX;
 
 /// `RM_XACT_ID`.
 const RM_XACT: u8 = 1;
-/// `XLOG_RESTORE_POINT`.
-const XLOG_RESTORE_POINT: u8 = 0x70;
 /// `RM_TBLSPC_ID`.
 const RM_TABLESPACE: u8 = 5;
 /// `XLOG_TBLSPC_CREATE`.
-const TABLESPACE_CREATE: u8 = 0x00;
+const XLOG_TABLESPACE_CREATE: u8 = 0x00;
+/// The number of the tablespace in `xl_tblspc_create_rec`, before its path.
+const TABLESPACE_OID_SIZE: usize = 4;
+/// `XLOG_RESTORE_POINT`.
+const XLOG_RESTORE_POINT: u8 = 0x70;
 /// `MAXFNAMELEN`.
 const RESTORE_POINT_NAME_SIZE: usize = 64;
 
@@ -49,8 +50,6 @@ const HAS_INVALIDATIONS: u32 = 1 << 3;
 const HAS_TWOPHASE: u32 = 1 << 4;
 const HAS_DROPPED_STATS: u32 = 1 << 8;
 
-/// The size of an object's number.
-const OID_SIZE: usize = 4;
 /// Sizes of a time stamp, of the flags, of `xl_xact_dbinfo`.
 const TIME_SIZE: usize = 8;
 const FLAGS_SIZE: usize = 4;
@@ -82,11 +81,11 @@ impl Contents {
     pub(super) fn of(manager: u8, info: u8, magic: u16) -> Option<Self> {
         let interesting = match manager {
             RM_XLOG => info & RMGR_INFO_MASK == XLOG_RESTORE_POINT,
+            RM_TABLESPACE => info & RMGR_INFO_MASK == XLOG_TABLESPACE_CREATE,
             RM_XACT => matches!(
                 info & XACT_OPERATION_MASK,
                 XACT_COMMIT | XACT_ABORT | XACT_COMMIT_PREPARED | XACT_ABORT_PREPARED
             ),
-            RM_TABLESPACE => info & RMGR_INFO_MASK == TABLESPACE_CREATE,
             _ => false,
         };
         interesting.then(|| Self { manager, info, magic, head: Vec::new(), length: 0, prepared: None })
@@ -94,16 +93,13 @@ impl Contents {
 
     /// The next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        let (head, rest) = bytes.split_at(bytes.len().min(self.head_max() - self.head.len()));
+        let head_max = if self.manager == RM_TABLESPACE { TABLESPACE_HEAD_MAX } else { HEAD_MAX };
+        let (head, rest) = bytes.split_at(bytes.len().min(head_max - self.head.len()));
         self.head.extend_from_slice(head);
         if !rest.is_empty() {
             self.look_for_prepared(self.length + head.len() as u64, rest);
         }
         self.length += bytes.len() as u64;
-    }
-
-    fn head_max(&self) -> usize {
-        if self.manager == RM_TABLESPACE { TABLESPACE_HEAD_MAX } else { HEAD_MAX }
     }
 
     /// Goes on looking for a prepared transaction's number in bytes behind the head, which is full or all there is.
@@ -131,9 +127,11 @@ impl Contents {
             return None;
         }
         if self.manager == RM_TABLESPACE {
-            let path = self.head.get(main + OID_SIZE..)?.split(|byte| *byte == 0).next()?;
-            let location = PathBuf::from(OsStr::from_bytes(path));
-            return Some(RecordKind::NewTablespace { oid: u32_at(&self.head, main)?, location });
+            let path = self.head.get(main + TABLESPACE_OID_SIZE..)?.split(|byte| *byte == 0).next()?;
+            return Some(RecordKind::TablespaceCreated {
+                oid: u32_at(&self.head, main)?,
+                location: OsStr::from_bytes(path).into(),
+            });
         }
         let time = timestamp(i64_at(&self.head, main)?);
         if self.manager == RM_XLOG {
@@ -270,15 +268,19 @@ mod tests {
         assert_eq!((end.xid, end.time.to_rfc3339()), (7, "2026-09-06T08:53:20.123456+00:00".to_owned()));
     }
 
-    #[test]
-    fn a_new_tablespace_says_where_it_lies() {
-        let long = format!("/{}", "x".repeat(1000));
-        for (path, piece) in [("/ts", 1), (long.as_str(), 100), ("", 64)] {
-            let mut data = 16_384_u32.to_ne_bytes().to_vec();
-            data.extend(path.bytes().chain([0]));
-            let kind = read(RM_TABLESPACE, TABLESPACE_CREATE, 0xD110, &testing::main_data(&data), piece);
-            assert_eq!(kind, Some(RecordKind::NewTablespace { oid: 16_384, location: path.into() }));
+    #[rstest]
+    #[case("/space/fast".to_owned())]
+    #[case(format!("/{}", "x".repeat(1022)))]
+    #[case(String::new())]
+    fn a_tablespace_is_created_at_a_path(#[case] path: String) {
+        let data = [&16_385_u32.to_ne_bytes()[..], path.as_bytes(), &[0]].concat();
+        for piece in [1, 100, 4000] {
+            let kind = read(RM_TABLESPACE, XLOG_TABLESPACE_CREATE, 0xD110, &testing::main_data(&data), piece);
+            let expected = RecordKind::TablespaceCreated { oid: 16_385, location: path.clone().into() };
+            assert_eq!(kind, Some(expected));
         }
+        // Dropping one harms nobody: the drop follows the link in the data directory.
+        assert!(Contents::of(RM_TABLESPACE, 0x10, 0xD110).is_none());
     }
 
     #[rstest]

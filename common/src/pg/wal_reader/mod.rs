@@ -42,7 +42,7 @@ pub struct Record {
     pub kind: RecordKind,
 }
 
-/// What a record is, as far as a recovery can stop at it or writes outside its cluster by it.
+/// What a record is, as far as a recovery can stop at it or must look out for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordKind {
     /// A transaction was committed.
@@ -60,11 +60,11 @@ pub enum RecordKind {
         /// When it was made.
         time: DateTime<Utc>,
     },
-    /// A tablespace was made. Replay makes it again, at the same place.
-    NewTablespace {
+    /// A tablespace was created (`XLOG_TBLSPC_CREATE`): its replay writes there, wherever the server runs.
+    TablespaceCreated {
         /// Its object id.
         oid: u32,
-        /// Its absolute path; empty for one inside the data directory.
+        /// Where it lies; empty for one within the data directory.
         location: PathBuf,
     },
     /// Anything else.
@@ -85,7 +85,7 @@ impl RecordKind {
     pub fn transaction(&self) -> Option<TransactionEnd> {
         match self {
             Self::Commit(end) | Self::Abort(end) | Self::CommitPrepared(end) | Self::AbortPrepared(end) => Some(*end),
-            Self::RestorePoint { .. } | Self::NewTablespace { .. } | Self::Other => None,
+            Self::RestorePoint { .. } | Self::TablespaceCreated { .. } | Self::Other => None,
         }
     }
 

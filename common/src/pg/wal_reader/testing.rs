@@ -82,11 +82,6 @@ impl Writer {
         self.record(0, 0x70, 0, &main_data(&data))
     }
 
-    pub(crate) fn new_tablespace(&mut self, oid: u32, location: &str) -> (Lsn, Lsn) {
-        let data = [&oid.to_ne_bytes(), location.as_bytes(), b"\0"].concat();
-        self.record(5, 0, 0, &main_data(&data))
-    }
-
     /// Appends a segment switch and the zeros behind it.
     pub(crate) fn switch(&mut self) -> (Lsn, Lsn) {
         let (start, _) = self.record(0, 0x40, 0, &[]);

@@ -1,0 +1,100 @@
+//! H6: the last committed rows lie only in the server's own `pg_wal`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use e2e::cluster::Recipe;
+use e2e::repository::fingerprint;
+use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, workload};
+
+use super::{future_copy, unchanged};
+
+fn scene(sandbox: &Sandbox) -> Result<(Cluster, Workload)> {
+    let repo = Repo::new(sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(sandbox)?;
+    workload::create_schema(&cluster)?;
+    let load = Workload::start(&cluster, 2)?;
+    cluster.backup(&[])?;
+    load.wait_for(&cluster, 30)?;
+    cluster.switch_wal()?;
+    Ok((cluster, load))
+}
+
+/// The archive dies: whole segments and the last, half-written one are nowhere else.
+fn let_the_archive_die(cluster: &Cluster, load: &Workload) -> Result<()> {
+    cluster.set("archive_command", "/bin/false")?;
+    load.wait_for(cluster, 20)?;
+    cluster.end_segment()?;
+    load.wait_for(cluster, 20)
+}
+
+fn has_all(copy: &Cluster, acknowledged: &BTreeSet<u64>) -> Result<()> {
+    let found = workload::orders(copy)?;
+    let lost: Vec<_> = acknowledged.difference(&found).collect();
+    ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    Ok(())
+}
+
+/// Killed with a dead archive; a copy has every committed row, and what was killed stays as it lies.
+#[test]
+fn hazard_06_killed_with_a_dead_archive() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, load) = scene(&sandbox)?;
+    let_the_archive_die(&cluster, &load)?;
+    cluster.kill9()?;
+    let acknowledged = load.stop()?;
+    let before = fingerprint(cluster.pgdata())?;
+    let oracle = Oracle::read(&sandbox, cluster.repo()?, Some(&cluster.pgdata().join("pg_wal")), 1)?;
+    let copy = cluster.recover_copy("copy", &["--target-latest"])?;
+    has_all(&copy, &acknowledged)?;
+    workload::same_orders(&workload::orders(&copy)?, &oracle.all())?;
+    unchanged(&before, &fingerprint(cluster.pgdata())?)
+}
+
+/// Killed right after a segment was ended, nothing in the next one but a header, or not even that.
+#[test]
+fn hazard_06_killed_at_the_end_of_a_segment() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, load) = scene(&sandbox)?;
+    let_the_archive_die(&cluster, &load)?;
+    let acknowledged = load.stop()?;
+    cluster.end_segment()?;
+    cluster.kill9()?;
+    cluster.recover(&["--target-latest"])?;
+    has_all(&cluster, &acknowledged)
+}
+
+/// A copy made while the server lives sees the last commit, without waiting for a segment to fill.
+#[test]
+fn hazard_06_a_copy_of_a_living_server() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, load) = scene(&sandbox)?;
+    let acknowledged = load.stop()?;
+    cluster.sql("create table last as select 1 as n")?;
+    let server = cluster.pid()?;
+    let copy = cluster.recover_copy("copy", &["--target-latest"])?;
+    has_all(&copy, &acknowledged)?;
+    ensure!(copy.sql("select n from last")? == "1");
+    ensure!(cluster.pid()? == server && cluster.is_running(), "a copy must not touch the server");
+    Ok(())
+}
+
+/// The same while its archive is dead: the wait is bounded, and the live `pg_wal` counts.
+#[test]
+fn hazard_06_a_copy_of_a_living_server_with_a_dead_archive() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, load) = scene(&sandbox)?;
+    let_the_archive_die(&cluster, &load)?;
+    let acknowledged = load.stop()?;
+    cluster.sql("create table last as select 1 as n")?;
+    let config = sandbox.path().join("impatient.toml");
+    sandbox.write(&config, b"[backup]\narchive-timeout = \"2s\"\n")?;
+    let copy = future_copy(&cluster, "copy")?;
+    let port = sandbox.new_port().to_string();
+    let config = config.to_str().context("text")?;
+    copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest", "--config", config])?.success()?;
+    copy.wait_promoted()?;
+    has_all(&copy, &acknowledged)?;
+    ensure!(copy.sql("select n from last")? == "1" && cluster.is_running());
+    Ok(())
+}
