@@ -1,7 +1,7 @@
 //! A whole recovery with a damaged segment, or a hole, in the middle of its WAL.
 
 use anyhow::{Context, Result, ensure};
-use e2e::cluster::Recipe;
+use e2e::cluster::{Recipe, StopMode};
 use e2e::{Cluster, Repo, Sandbox, wait};
 
 /// A cluster with a backup and six batches of rows after it, a segment each.
@@ -67,6 +67,12 @@ fn a_hole_is_refused_before_anything_is_touched() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let (cluster, repo, segments) = six_batches(&sandbox)?;
     let middle = segments.get(2).context("six segments")?;
+    // The server's own copy would fill the hole.
+    cluster.stop(StopMode::Fast)?;
+    let own = cluster.pgdata().join("pg_wal").join(middle);
+    if own.exists() {
+        std::fs::remove_file(own)?;
+    }
     repo.remove(&repo.wal(middle)?)?;
     let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
     let port = sandbox.new_port().to_string();
