@@ -331,3 +331,140 @@ fn outside_config(backup: &BackupRecord, role: Role) -> Option<PathBuf> {
     let file = &backup.source.config_file;
     (role == Role::Production && !file.starts_with(&backup.source.data_directory)).then(|| file.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use common::pg::{SegmentSize, WalSegmentName};
+    use common::repo::records::Tablespace;
+    use common::repo::records::testing::backup;
+    use common::restore::salvage::Tail;
+    use rstest::rstest;
+
+    use crate::cli::{Cli, Command};
+    use crate::facts::OldCluster;
+
+    const SEG: u64 = 16 << 20;
+
+    /// A backup of `/data` on `db1`, complete at the end of segment 2, and these segments archived.
+    fn facts(host: &str, directory: Directory, segments: &[u64]) -> Facts {
+        let mut archive = Inventory::new(SegmentSize::DEFAULT);
+        for number in segments {
+            archive.add_segment(WalSegmentName::numbered(TimelineId(1), *number, SegmentSize::DEFAULT));
+        }
+        Facts {
+            now: DateTime::UNIX_EPOCH,
+            host: host.to_owned(),
+            directory,
+            links_here: Vec::new(),
+            system: 7,
+            backups: vec![backup(1, 3 * SEG, 100)],
+            archive,
+            origin: None,
+            tail: Tail::default(),
+        }
+    }
+
+    fn old_cluster() -> Directory {
+        Directory::Cluster(Box::new(OldCluster {
+            control: None,
+            server: None,
+            pg_wal_link: None,
+            tablespace_links: Vec::new(),
+            is_mount_point: false,
+        }))
+    }
+
+    fn decide_at(pgdata: &str, facts: &Facts, options: &[&str]) -> Result<Plan, Advice> {
+        let line = ["recover", "run"].iter().chain(options);
+        let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else { panic!("not run") };
+        decide(facts, &args, None, &Place { pgdata: pgdata.into() }).map(|decision| decision.plan)
+    }
+
+    #[rstest]
+    #[case("/data", "db1", &[], Ok(Role::Production))]
+    #[case("/other", "db1", &[], Ok(Role::Copy))]
+    #[case("/other", "db2", &[], Ok(Role::Copy))]
+    #[case("/data", "db2", &[], Err("this host is db2"))]
+    #[case("/data", "db2", &["--as", "production"], Ok(Role::Production))]
+    #[case("/data", "db2", &["--as", "copy"], Ok(Role::Copy))]
+    #[case("/other", "db1", &["--as", "production"], Ok(Role::Production))]
+    fn production_is_where_the_backup_came_from(
+        #[case] pgdata: &str,
+        #[case] host: &str,
+        #[case] options: &[&str],
+        #[case] expected: Result<Role, &str>,
+    ) {
+        match (decide_at(pgdata, &facts(host, Directory::Free, &[2, 3]), options), expected) {
+            (Ok(plan), Ok(role)) => {
+                assert_eq!(plan.role, role);
+                assert_eq!(plan.archives, role == Role::Production);
+                assert_eq!(plan.port.is_some(), role == Role::Copy);
+            }
+            (Err(refusal), Err(text)) => assert!(refusal.message.contains(text), "{refusal}"),
+            (decided, expected) => panic!("{decided:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_foreign_is_replaced() {
+        assert!(decide_at("/data", &facts("db1", Directory::Foreign, &[2, 3]), &[]).is_err());
+        assert!(decide_at("/other", &facts("db1", old_cluster(), &[2, 3]), &[]).is_err());
+        assert!(decide_at("/data", &facts("db1", old_cluster(), &[2, 3]), &[]).unwrap().replaces);
+    }
+
+    #[rstest]
+    #[case(&[2, 3], &[], Ok(4 * SEG))]
+    #[case(&[3], &[], Err("000000010000000000000002"))]
+    #[case(&[2, 3, 5], &[], Err("000000010000000000000004"))]
+    #[case(&[2, 3, 5], &["--target-immediate"], Ok(4 * SEG))]
+    #[case(&[2, 3], &["--target-lsn", "0/3800000"], Ok(4 * SEG))]
+    #[case(&[2, 3], &["--target-lsn", "0/4800000"], Err("000000010000000000000004"))]
+    fn the_wal_is_proved(#[case] segments: &[u64], #[case] options: &[&str], #[case] expected: Result<u64, &str>) {
+        match (decide_at("/data", &facts("db1", Directory::Free, segments), options), expected) {
+            (Ok(plan), Ok(reaches)) => assert_eq!(plan.wal_reaches, Lsn(reaches)),
+            (Err(refusal), Err(segment)) => assert!(refusal.message.contains(segment), "{refusal}"),
+            (decided, expected) => panic!("{decided:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_hole_behind_an_unknown_target_is_told() {
+        let plan = decide_at("/data", &facts("db1", Directory::Free, &[2, 3, 5]), &["--target-name", "x"]).unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("000000010000000000000004")), "{plan:?}");
+    }
+
+    #[rstest]
+    #[case("/data", &[], Ok("/ts"))]
+    #[case("/other", &[], Err("a place of its own"))]
+    #[case("/other", &["-T", "/ts=/new"], Ok("/new"))]
+    #[case("/other", &["-T", "/ts=/ts"], Err("cannot go to /ts"))]
+    #[case("/other", &["-T", "/ts=/other/inside"], Err("cannot go to"))]
+    #[case("/other", &["-T", "/wrong=/new"], Err("no tablespace at /wrong"))]
+    fn a_copy_never_shares_a_tablespace(
+        #[case] pgdata: &str,
+        #[case] options: &[&str],
+        #[case] expected: Result<&str, &str>,
+    ) {
+        let mut facts = facts("db1", Directory::Free, &[2, 3]);
+        let tablespace = Tablespace { oid: 16_384, name: "fast".to_owned(), location: "/ts".into(), bytes: 1 };
+        facts.backups.iter_mut().for_each(|backup| backup.tablespaces = vec![tablespace.clone()]);
+        match (decide_at(pgdata, &facts, options), expected) {
+            (Ok(plan), Ok(place)) => assert_eq!(plan.tablespaces, [(16_384, place.into())]),
+            (Err(refusal), Err(text)) => assert!(refusal.message.contains(text), "{refusal}"),
+            (decided, expected) => panic!("{decided:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn the_wal_plan_ends_where_the_replay_does() {
+        let facts = facts("db1", Directory::Free, &[2, 3, 4]);
+        let mut plan = decide_at("/data", &facts, &["--target-name", "x"]).unwrap();
+        let segment = |number| WalSegmentName::numbered(TimelineId(1), number, SegmentSize::DEFAULT);
+        assert!(plan.wal.needs(segment(4), SegmentSize::DEFAULT));
+        plan.arrive(Arrival { at: Lsn(4 * SEG), last_before: None, first_after: None });
+        assert!(plan.wal.needs(segment(3), SegmentSize::DEFAULT));
+        assert!(!plan.wal.needs(segment(4), SegmentSize::DEFAULT));
+    }
+}

@@ -80,3 +80,93 @@ fn severity(advice: &Advice) -> u8 {
         _ => 2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::archive::Identity;
+    use common::pg::{Lsn, SegmentSize, TimelineId};
+    use common::restore::wal_plan::{Stretch, WalPlan};
+    use rstest::rstest;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Said {
+        Delivered,
+        Absent,
+        Hole,
+        Damaged,
+        Unreachable,
+        NoRepository,
+    }
+
+    fn finding(said: Said) -> Finding {
+        let later = ArchiveName::parse("000000010000000000000009");
+        let fetched = match said {
+            Said::Delivered => Fetched::Delivered,
+            Said::Absent => Fetched::Absent,
+            Said::Hole => Fetched::Hole(later.unwrap()),
+            Said::Damaged => Fetched::Damaged("torn".to_owned()),
+            Said::Unreachable => Fetched::Unreachable(anyhow::anyhow!("no answer")),
+            Said::NoRepository => Fetched::Unreachable(Advice::no_repository("nothing there").into()),
+        };
+        Finding { place: "/repo".to_owned(), fetched }
+    }
+
+    fn request(planned_up_to: Option<u64>) -> Request {
+        let stretch = |to| Stretch { timeline: TimelineId(1), from: Lsn(0), to: Some(Lsn(to)) };
+        Request {
+            name: ArchiveName::parse("000000010000000000000007").unwrap(),
+            destination: "pg_wal/RECOVERYXLOG".into(),
+            pgdata: ".".into(),
+            identity: Identity { system_identifier: 1, segment_size: SegmentSize::DEFAULT, major: Some(15) },
+            plan: planned_up_to.map(|to| WalPlan { system_identifier: 1, stretches: vec![stretch(to)] }),
+            hole_grace: std::time::Duration::ZERO,
+        }
+    }
+
+    /// The answer in a word: what PostgreSQL makes of it.
+    fn word(request: &Request, said: &[Said], local: bool) -> &'static str {
+        let findings: Vec<Finding> = said.iter().copied().map(finding).collect();
+        match decide(request, &findings, local) {
+            Answer::Delivered => "delivered",
+            Answer::Absent { log: None } => "absent",
+            Answer::Absent { log: Some(_) } => "absent, told",
+            Answer::Stop(_) => "stop",
+        }
+    }
+
+    #[rstest]
+    #[case(&[Said::Delivered], false, "delivered")]
+    #[case(&[Said::Damaged, Said::Delivered], false, "delivered")]
+    #[case(&[Said::Absent], false, "absent")]
+    #[case(&[Said::Absent, Said::Absent], true, "absent")]
+    #[case(&[Said::Hole], false, "stop")]
+    #[case(&[Said::Hole], true, "absent, told")]
+    #[case(&[Said::Absent, Said::Hole], true, "absent, told")]
+    #[case(&[Said::Damaged], false, "stop")]
+    #[case(&[Said::Damaged], true, "stop")]
+    #[case(&[Said::Absent, Said::Damaged], true, "stop")]
+    #[case(&[Said::Unreachable], true, "stop")]
+    #[case(&[Said::Absent, Said::Unreachable], false, "stop")]
+    #[case(&[Said::NoRepository], false, "stop")]
+    fn only_proof_is_absence(#[case] said: &[Said], #[case] local: bool, #[case] expected: &str) {
+        assert_eq!(word(&request(None), said, local), expected);
+    }
+
+    #[rstest]
+    #[case(Said::Hole)]
+    #[case(Said::Damaged)]
+    #[case(Said::Unreachable)]
+    fn a_plan_narrows_what_must_be_had(#[case] said: Said) {
+        let segment = SegmentSize::DEFAULT.bytes();
+        assert_eq!(word(&request(Some(7 * segment)), &[said], false), "absent, told");
+        assert_eq!(word(&request(Some(7 * segment + 1)), &[said], false), "stop");
+    }
+
+    #[test]
+    fn what_is_certain_is_told_first() {
+        let findings = [finding(Said::NoRepository), finding(Said::Damaged)];
+        let Answer::Stop(advice) = decide(&request(None), &findings, false) else { panic!("it must stop") };
+        assert!(advice.message.contains("torn"), "{advice}");
+    }
+}

@@ -270,16 +270,17 @@ pub(crate) mod segment_size {
     }
 }
 
-/// Records for tests.
-#[cfg(test)]
-pub(crate) mod testing {
+/// Records for tests, also those of other crates.
+#[cfg(any(test, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "made-up records are right")]
+pub mod testing {
     use super::{BackupRecord, ObjectRecord, PartRecord, Source, Span};
     use crate::codec::{Compression, Digest};
     use crate::pg::{Lsn, SegmentSize, TimelineId};
     use crate::repo::BackupId;
 
     /// A backup on `timeline`, complete at `stop`, when the next transaction was `next_xid`; its times follow that.
-    pub(crate) fn backup(timeline: u32, stop: u64, next_xid: u64) -> BackupRecord {
+    pub fn backup(timeline: u32, stop: u64, next_xid: u64) -> BackupRecord {
         let time = chrono::DateTime::from_timestamp(1_700_000_000 + i64::try_from(next_xid).unwrap(), 0).unwrap();
         let sha256 = Digest::of(b"x");
         let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256, sha256 };

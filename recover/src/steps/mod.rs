@@ -107,7 +107,10 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
         (Stage::Done, Some(port)) => {
             lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"));
         }
-        (Stage::Done, None) => lines.push("archiving is on; take a new base backup soon".to_owned()),
+        (Stage::Done, None) => {
+            lines.push("archiving is on; take a new base backup soon".to_owned());
+            lines.push(format!("the server logs to {} until its next start", site.place.start_log().display()));
+        }
         _ => lines.push("archiving is off until then".to_owned()),
     }
     if let Some(preserved) = &preserved {
