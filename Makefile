@@ -15,7 +15,7 @@ help: ## list the targets
 build: ## build every program, for debugging
 	$(CARGO) build --workspace --bins --locked
 
-test: postgresql build ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAST_TEST_ROUNDS repeat random ones
+test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAST_TEST_ROUNDS repeat random ones
 	@mkdir -p target; started=$$SECONDS; status=0; \
 	$(CARGO) test --workspace --locked --no-fail-fast 2>&1 | tee $(LOG) || status=$$?; \
 	skipped=$$(grep -c 'skipped: needs root' $(LOG) || true); \
