@@ -25,6 +25,7 @@ pub(crate) struct Request {
 
 /// Reads the name and the control file of the data directory around it; touches no repository.
 pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
+    ctx.settings.require_repositories()?;
     let file_name = cli.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = ArchiveName::parse(&file_name).ok_or_else(|| {
         Advice::refused(format!("{file_name:?} is no name of a file that PostgreSQL archives"))

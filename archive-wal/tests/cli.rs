@@ -57,6 +57,16 @@ fn without_a_control_file_nothing_is_written() {
 }
 
 #[test]
+fn with_nothing_configured_it_says_the_three_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = run(archive_wal(dir.path()).arg("pg_wal/000000010000000000000001"));
+    assert_eq!(code, 2);
+    for way in ["--repo", "HOLDFAST_REPO", "holdfast.toml"] {
+        assert!(stderr.contains(way), "{stderr}");
+    }
+}
+
+#[test]
 fn a_wrong_option_names_itself() {
     let dir = tempfile::tempdir().unwrap();
     let (code, _, stderr) = run(archive_wal(dir.path()).args(["--bogus", "pg_wal/000000010000000000000001"]));

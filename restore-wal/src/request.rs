@@ -41,6 +41,7 @@ impl Request {
 
 /// Reads the control file of the data directory around the destination, and the plan; touches no repository.
 pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
+    ctx.settings.require_repositories()?;
     let name = ArchiveName::parse(&cli.file).ok_or_else(|| {
         Advice::usage(format!("{:?} is no name of a file that PostgreSQL archives", cli.file))
             .hint("restore_command = 'restore-wal %f %p': first the name, then the destination")

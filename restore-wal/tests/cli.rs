@@ -32,6 +32,7 @@ fn no_mistake_reads_as_the_end_of_the_archive() {
     for (args, expected) in [
         (vec![], 202),
         (vec![SEGMENT], 202),
+        (vec![SEGMENT, destination], 202),
         (vec!["--bogus", SEGMENT, destination], 202),
         (vec!["--repo", "/nowhere", "no-wal-file", destination], 202),
         (vec!["--repo", "/nowhere", SEGMENT, destination], 201),
