@@ -7,6 +7,7 @@
 //!
 //! Data flows one way: `cli` → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
 
+mod ask;
 mod cli;
 mod facts;
 mod finish;

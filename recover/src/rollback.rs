@@ -4,7 +4,6 @@
 //! the file system and undone if it was made, last first, so that a rollback that was cut short goes on when it is
 //! called again.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use common::report::{Advice, ExitClass};
 use common::server::{self, Programs, StartOptions, StopMode};
 use common::sys::durable;
 
+use crate::ask;
 use crate::cli::RollbackArgs;
 use crate::facts;
 use crate::journal::{Change, Journal, Stage, aside, stamp};
@@ -100,15 +100,8 @@ fn confirm(journal: &Journal, args: &RollbackArgs, ctx: &Context) -> anyhow::Res
         "the server was started on the recovered data of {}: whatever was written since goes with a rollback",
         journal.plan.pgdata.display()
     );
-    if std::io::stdin().is_terminal() && !ctx.output.is_json() {
-        let mut stderr = std::io::stderr().lock();
-        write!(stderr, "{loss}. Roll back? [yes/no] ")?;
-        stderr.flush()?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-        if answer.trim().eq_ignore_ascii_case("yes") {
-            return Ok(());
-        }
+    if ask::yes(&format!("{loss}. Roll back?"), ctx)? {
+        return Ok(());
     }
     Err(Advice::refused(loss).hint("add --yes if that is what you want").into())
 }

@@ -1,11 +1,10 @@
 //! `recover run`: gathers, decides, asks, and goes through the steps.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-
 use anyhow::Context as _;
 use common::app::{Context, Outcome};
 use common::report::{Advice, Interrupted};
 
+use crate::ask;
 use crate::cli::{Cli, RunArgs};
 use crate::facts::{self, Facts};
 use crate::journal::{Journal, Stage};
@@ -61,19 +60,13 @@ fn confirm(plan: &Plan, args: &RunArgs, ctx: &Context) -> anyhow::Result<()> {
     if !plan.replaces || args.yes {
         return Ok(());
     }
-    let refusal = || {
-        Advice::refused(format!("{} is not replaced without your word", plan.pgdata.display()))
-            .hint("add --yes, or answer \"yes\" at a terminal; --dry-run shows the plan")
-    };
-    if !std::io::stdin().is_terminal() || ctx.output.is_json() {
-        return Err(refusal().into());
+    let question = format!("Replace the cluster in {}? It is set aside, not removed.", plan.pgdata.display());
+    if ask::yes(&question, ctx)? {
+        return Ok(());
     }
-    let mut stderr = std::io::stderr().lock();
-    write!(stderr, "Replace the cluster in {}? It is set aside, not removed. [yes/no] ", plan.pgdata.display())?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-    if answer.trim().eq_ignore_ascii_case("yes") { Ok(()) } else { Err(refusal().into()) }
+    Err(Advice::refused(format!("{} is not replaced without your word", plan.pgdata.display()))
+        .hint("add --yes, or answer \"yes\" at a terminal; --dry-run shows the plan")
+        .into())
 }
 
 /// The steps after the check. The journal says how far they got, also when one fails.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use common::archive::{Repository, inventory};
-use common::codec::{Codec, Compression, Digest};
+use common::codec::{Codec, Compression};
 use common::pg::{ArchiveName, Lsn, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentName};
 use common::repo::chain::Inventory;
 use common::repo::layout::backup_object;
 use common::repo::records::{
-    AbandonedRecord, BackupRecord, IdentityRecord, ObjectRecord, PartRecord, Source, Span, StartedRecord, WalPosition,
+    AbandonedRecord, BackupRecord, IdentityRecord, PartRecord, StartedRecord, WalPosition, testing,
 };
 use common::repo::{BackupId, ClusterName};
 use common::store::{MemoryStore, Store};
@@ -164,47 +164,16 @@ pub(crate) fn record(
     stop_lsn: Lsn,
     bad_pages: u64,
 ) -> BackupRecord {
-    let sha256 = Digest::of(b"x");
-    let object = ObjectRecord { plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256, sha256 };
-    BackupRecord {
-        id: BackupId::at(time(minutes)),
-        label: String::new(),
-        holdfast_version: "0.1.0".to_owned(),
-        source: Source {
-            system_identifier: system,
-            version_number: 150_018,
-            catalog_version: 202_209_061,
-            segment_size: SIZE,
-            data_checksums: true,
-            standby: false,
-            host: "db1".to_owned(),
-            data_directory: "/data".into(),
-            data_directory_mode: 0o700,
-            config_file: "/data/postgresql.conf".into(),
-            hba_file: "/data/pg_hba.conf".into(),
-            ident_file: "/data/pg_ident.conf".into(),
-            port: 5432,
-        },
-        span: Span {
-            timeline: TimelineId(timeline),
-            start_lsn,
-            stop_lsn,
-            started_at: time(minutes),
-            stopped_at: time(minutes),
-            next_xid: 1000,
-        },
-        tablespaces: Vec::new(),
-        compression: Compression::default(),
-        parts: (1..=2)
-            .map(|number| PartRecord { number, plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256 })
-            .collect(),
-        index: object,
-        manifest: object,
-        config: None,
-        files: 1,
-        plain_bytes: 1,
-        stored_bytes: 4,
-        damaged_pages: Vec::new(),
-        damaged_page_count: bad_pages,
-    }
+    let mut record = testing::backup(timeline, stop_lsn.0, 1000);
+    record.id = BackupId::at(time(minutes));
+    record.source.system_identifier = system;
+    record.source.segment_size = SIZE;
+    record.span.start_lsn = start_lsn;
+    record.span.started_at = time(minutes);
+    record.span.stopped_at = time(minutes);
+    let first = record.parts.first().cloned();
+    record.parts.extend(first.map(|part| PartRecord { number: 2, ..part }));
+    record.stored_bytes = 4;
+    record.damaged_page_count = bad_pages;
+    record
 }

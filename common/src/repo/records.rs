@@ -305,7 +305,7 @@ pub mod testing {
             },
             span: Span {
                 timeline: TimelineId(timeline),
-                start_lsn: Lsn(stop - 0x100_0000 + 0x28),
+                start_lsn: Lsn(stop.saturating_sub(0x100_0000) + 0x28),
                 stop_lsn: Lsn(stop),
                 started_at: time,
                 stopped_at: time,
