@@ -7,7 +7,7 @@ LOG := target/test.log
 # A story that fails says what it wanted and got; where in the kit it noticed is of no use.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help build test soak demo lint fmt postgresql clean
+.PHONY: help build test soak demo bench lint fmt postgresql clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -28,6 +28,10 @@ soak: test ## the same with the full number of random rounds
 demo: postgresql ## watch a cluster lose a table and get it back
 	$(CARGO) build --release --workspace --bins --locked
 	target/release/holdfast-demo
+
+bench: postgresql ## measure beside a shell pipe and pgBackRest, where it is installed; a report in Markdown
+	$(CARGO) build --release --workspace --bins --locked
+	@target/release/holdfast-bench
 
 lint: ## what CI checks before the tests
 	$(CARGO) fmt --all --check

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use common::app::{Context, Outcome};
 use common::report::{Advice, Interrupted};
+use common::restore::target::Target;
 
 use crate::ask;
 use crate::cli::{Cli, RunArgs};
@@ -21,7 +22,9 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
     let port = port(cli)?;
     let mut reporter = Reporter::new(ctx);
     let mut facts = facts::gather(&place, &repository, ctx)?;
-    if !args.dry_run && steps::check::bring_in_the_tail(&facts, &repository, cli, ctx)? {
+    // Up to the backup's own end all WAL is archived, and a server that archives nothing is not waited for.
+    let needs_tail = args.target() != Target::Immediate;
+    if needs_tail && !args.dry_run && steps::check::bring_in_the_tail(&facts, &repository, cli, ctx)? {
         facts = facts::gather(&place, &repository, ctx)?;
     }
     let mut decision = plan::decide(&facts, args, port, &place)?;

@@ -15,12 +15,14 @@
 //! | [`repository`] | a repository's objects, and damage done to them |
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
+//! | [`bench`] | `make bench`: figures beside a shell pipe's and a rival's |
 //! | [`wait`] | waiting for a condition, never for a time |
 //! | [`settings`] | seeds, rounds, and tests that must be skipped |
 //!
 //! Every function returns an error rather than panicking; a story ends with `?`.
 
 pub mod account;
+pub mod bench;
 pub mod cluster;
 pub mod oracle;
 pub mod postgres;

@@ -125,3 +125,18 @@ fn a_dry_run_touches_nothing() -> Result<()> {
     ensure!(scene.cluster.pid()? == server && scene.cluster.is_running());
     workload::same_orders(&workload::orders(&scene.cluster)?, &scene.oracle.all())
 }
+
+/// All WAL of a finished backup is archived: its end can be had while the server archives nothing any more, at once.
+#[test]
+fn the_end_of_the_backup_waits_for_no_archiver() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.backup(&[])?;
+    cluster.set("archive_command", "false")?;
+    let segment = "select pg_walfile_name(pg_current_wal_insert_lsn())";
+    let before = cluster.sql(segment)?;
+    cluster.recover_copy("copy", &["--target-immediate"])?;
+    ensure!(cluster.sql(segment)? == before, "the server was asked for WAL that nobody needs");
+    cluster.stop(StopMode::Immediate)
+}

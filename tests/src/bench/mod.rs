@@ -1,0 +1,47 @@
+//! `make bench`: what Holdfast costs, side by side with a shell pipe and with pgBackRest, in one run.
+//!
+//! Absolute times say more about the machine than about a program, so every figure stands beside others that were
+//! taken in turns with it, in the same minutes, on the same bytes, and the ratio is what counts. Nothing here is
+//! asserted by a test: a busy machine is no bug.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`measure`] | one run of a command, its time, processor time and peak memory; taking turns; medians |
+//! | [`dense`] | data that compress about three times, as a business' tables do |
+//! | [`stage`] | what every row works with, and each program run once |
+//! | [`rival`] | pgBackRest on the same cluster with the same codec, level and jobs |
+//! | [`wal`] | rows for one WAL segment: push, fetch, start-up |
+//! | [`whole`] | rows for a whole cluster: backup and restore |
+//! | [`memory`] | peak memory at each level |
+//! | [`report`] | terms and tables in Markdown, ready for `docs/BENCHMARKS.md` |
+
+pub mod dense;
+pub mod measure;
+pub mod memory;
+pub mod report;
+pub mod rival;
+pub mod stage;
+pub mod wal;
+pub mod whole;
+
+/// The terms of a run. They are printed above the figures.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Runs of each contender; the first is not counted.
+    pub runs: usize,
+    /// Size of the table that is backed up, in megabytes of 1024² bytes.
+    pub table_mb: u64,
+    /// Workers of everything that can have several.
+    pub jobs: usize,
+    /// The level of zstd.
+    pub level: u32,
+}
+
+impl Terms {
+    /// The fixed terms; `HOLDFAST_BENCH_RUNS` and `HOLDFAST_BENCH_MB` make a quicker, rougher run.
+    pub fn from_environment() -> Self {
+        let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        let runs = number("HOLDFAST_BENCH_RUNS").and_then(|runs| usize::try_from(runs).ok()).unwrap_or(11);
+        Self { runs: runs.max(2), table_mb: number("HOLDFAST_BENCH_MB").unwrap_or(2048), jobs: 2, level: 1 }
+    }
+}
