@@ -23,6 +23,7 @@ use crate::repo::part::skip;
 use crate::repo::records::BackupRecord;
 use crate::report::{Advice, Cancel, Progress};
 use crate::sys::durable;
+use crate::sys::writeback::Writeback;
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -278,6 +279,7 @@ impl Worker<'_> {
         let file =
             OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path).with_context(writing)?;
         let mut sink = HashingWriter::new(&file);
+        let mut writeback = Writeback::default();
         let mut left = entry.size;
         while left > 0 {
             self.means.cancel.check()?;
@@ -289,6 +291,7 @@ impl Worker<'_> {
             let chunk = buffer.get(..count).unwrap_or_default();
             anyhow::ensure!(!chunk.is_empty(), "the part ends in the middle of a file");
             sink.write_all(chunk).with_context(writing)?;
+            writeback.advance(&file, count as u64);
             left -= count as u64;
             self.means.progress.advance(count as u64);
         }

@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Entry, Key, Published, Store, StoreError, Upload};
 use crate::sys::durable::{self, TemporaryFile};
+use crate::sys::writeback::Writeback;
 
 mod walk;
 
@@ -197,7 +198,7 @@ impl Store for LocalStore {
     fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
         let dest = self.path(key);
         let file = self.temporary_for(&dest)?;
-        Ok(Box::new(LocalUpload { store: self.clone(), dest, file }))
+        Ok(Box::new(LocalUpload { store: self.clone(), dest, file, writeback: Writeback::default() }))
     }
 
     fn replace(&self, key: &Key, bytes: &[u8]) -> Result<(), StoreError> {
@@ -250,11 +251,14 @@ struct LocalUpload {
     store: LocalStore,
     dest: PathBuf,
     file: TemporaryFile,
+    writeback: Writeback,
 }
 
 impl Write for LocalUpload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let count = self.file.write(bytes)?;
+        self.writeback.advance(self.file.file(), count as u64);
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -264,7 +268,7 @@ impl Write for LocalUpload {
 
 impl Upload for LocalUpload {
     fn publish_new(self: Box<Self>) -> Result<Published, StoreError> {
-        let Self { store, dest, file } = *self;
+        let Self { store, dest, file, .. } = *self;
         // The way to the folder is durable since the file was begun in it: it was never empty since.
         if file.publish_new(&dest).map_err(|error| io_error("publish", &dest, error))? {
             return Ok(Published::Created);

@@ -11,6 +11,7 @@ pub mod process;
 pub mod signals;
 pub mod space;
 pub mod tree;
+pub mod writeback;
 
 #[cfg(test)]
 pub(crate) mod rerun;
