@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Unpacks a backup without Holdfast: a second reader of docs/FORMAT.md, for the day when the first cannot be had.
+#
+#   read-backup.sh CLUSTER BACKUP DEST [OID=FOLDER]...
+#   read-backup.sh /var/lib/holdfast/main backup_20261120_154212 /srv/new 16384=/srv/fast > settings
+#
+# CLUSTER is a cluster's folder in the repository. DEST, and a FOLDER for each tablespace, do not exist yet. Run it as the
+# user that shall run the server. Needs bash, coreutils, find, grep, sed, GNU tar, and zstd (or lz4, gzip).
+# It prints what a stock server needs to recover to the end of the WAL. Append that to DEST/postgresql.auto.conf, make an
+# empty DEST/recovery.signal, and start the server. Before that, "pg_verifybackup -n DEST" checks every file once more.
+# A segment that is missing ends the recovery, wherever it is missing: look at the names in the repository first. A damaged
+# one ends the server: of 1 to 125 PostgreSQL would think that the WAL is at its end.
+# Configuration from outside the data directory is in config.tar.*, with paths below /.
+set -euo pipefail
+export LC_ALL=C
+fail() { printf 'read-backup: %s\n' "$*" >&2 && exit 1; }
+[[ $# -ge 3 && -d $1/backup/$2 ]] || fail "usage: read-backup.sh CLUSTER BACKUP DEST [OID=FOLDER]..."
+cluster=$(realpath "$1") backup=$(realpath "$1/backup/$2") dest=$3
+[[ ! -e $dest && $cluster != *[!A-Za-z0-9/_.-]* ]] || fail "$dest exists, or $cluster needs quotes: use another name"
+
+# The commit record. Its digest is that of the text between "record": and the last brace.
+envelope='^\{"format":1,"kind":"backup","sha256":"([0-9a-f]{64})","record":(\{"id":"([a-z0-9_]+)".*\})\}$'
+[[ $(<"$backup/backup.json") =~ $envelope ]] || fail "backup.json is damaged, or not of format 1"
+sum=${BASH_REMATCH[1]} record=${BASH_REMATCH[2]} id=${BASH_REMATCH[3]}
+[[ $(printf %s "$record" | sha256sum) == "$sum  -" && $id == "$2" ]] || fail "backup.json is damaged"
+get() { { grep -oE "$1" <<<"$record" || true; } | sed -E "s/$1/$2/"; }
+
+tool=$(get '"compression":"([a-z0-9]+)[^"]*"' '\1')
+case $tool in zstd) end=zst ;; lz4) end=lz4 ;; gzip) end=gz ;; *) fail "compressed by $tool?" ;; esac
+
+# Every stored byte, before anything is written: lines as sha256sum makes them.
+sums=$(
+    get '\{"number":([0-9]+),[^{}]*"stored_sha256":"([0-9a-f]{64})"[^{}]*\}' "\2  part-0000\1.tar.$end" |
+        sed -E 's/part-0*([0-9]{5})/part-\1/'
+    get '"manifest":\{[^{}]*"stored_sha256":"([0-9a-f]{64})"[^{}]*\}' "\1  backup_manifest.$end"
+)
+(cd "$backup" && sha256sum --check --quiet --strict <<<"$sums" >&2) || fail "$2 is damaged"
+
+# Tablespaces: a link in pg_tblspc leads to the folder, and tar goes through it.
+declare -A folders=()
+for mapping in "${@:4}"; do folders[${mapping%%=*}]=$(realpath -m "${mapping#*=}"); done
+oids=$(get '\{"oid":([0-9]+),"name"' '\1') mode=$(printf %o "$(get '"data_directory_mode":([0-9]+)' '\1')")
+for oid in $oids; do
+    [[ ${folders[$oid]:+there} && ! -e ${folders[$oid]} ]] || fail "tablespace $oid needs a new folder: $oid=FOLDER"
+done
+mkdir -m "$mode" "$dest" "$dest/pg_tblspc" "${folders[@]}"
+for oid in $oids; do ln -s "${folders[$oid]}" "$dest/pg_tblspc/$oid"; done
+for part in $(grep -o 'part-.*' <<<"$sums"); do
+    "$tool" -dc "$backup/$part" | tar -x -p --keep-directory-symlink -C "$dest"
+done
+[[ $(find -L "$dest" -type f -printf x | wc -c) == "$(get '"files":([0-9]+)' '\1')" ]] || fail "files are missing"
+(umask 077 && "$tool" -dc "$backup/backup_manifest.$end" >"$dest/backup_manifest")
+
+wal=$cluster/wal/$(get '"system_identifier":"([0-9]+)"' '\1')
+find "$wal" -name '*.abandoned.json' -printf 'read-backup: %p: set recovery_target_timeline to another one\n' >&2
+unpack='*%f.zst) c=zstd ;; *%f.lz4) c=lz4 ;; *%f.gz) c=gzip ;; *) continue'
+unpack="for f in $wal/*/%f.*; do case \$f in $unpack ;; esac; \$c -dc \$f > %p && exit 0; exit 200; done; exit 1"
+printf "%s = '%s'\n" archive_mode off restore_command "test -d $wal || exit 200; $unpack"
