@@ -15,6 +15,9 @@ use e2e::{Cluster, Ran, Repo, Sandbox, process, stock};
 use rstest::rstest;
 use serde_json::Value;
 
+/// Plain bytes in every frame of a part but its last.
+const FRAME_BYTES: usize = 4 << 20;
+
 const SCRIPT: &[u8] = include_bytes!("../../../contrib/read-backup.sh");
 
 /// A cluster with a tablespace and with files such as no server makes, a backup of it, and rows that came later.
@@ -148,47 +151,52 @@ fn stock_tools_read_a_backup(#[case] compression: &str, #[case] tool: &str, #[ca
     Ok(())
 }
 
-/// By the index, as `docs/FORMAT.md` tells it: the frames that hold a file are cut out of its part and unpacked alone.
+/// By the index, as `docs/FORMAT.md` tells it: every frame of a part unpacks alone, all but the last hold 4 MiB, and a file
+/// lies where its line says.
 fn every_file_can_be_had_alone(scene: &Scene, tool: &str, end: &str) -> Result<()> {
-    const FRAME: u64 = 4 << 20;
     let (repo, backup) = (scene.repo()?, scene.backup()?);
     let index = String::from_utf8(repo.unpack(&backup.join(format!("index.jsonl.{end}")))?)?;
     let lines: Vec<Value> = index.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_u64).context(name.to_owned());
-    let mut frames: BTreeMap<(u64, u64), Vec<u8>> = BTreeMap::new();
-    for table in lines.iter().filter_map(|line| line.get("frames")) {
+    let of_sort = |sort: &'static str| lines.iter().filter_map(move |line| line.get(sort));
+    let mut parts = BTreeMap::new();
+    for table in of_sort("frames") {
         let part = number(table, "part")?;
-        let object = fs::read(backup.join(format!("part-{part:05}.tar.{end}")))?;
-        let sizes = table.get("frames").and_then(Value::as_array).context("frames")?;
-        let mut left = object.as_slice();
-        let (mut entries, mut plain_left) = (Vec::new(), number(table, "plain_bytes")?);
-        for (count, size) in (0..).zip(sizes) {
-            let size = size.as_u64().context("a size")?;
-            let (frame, rest) = left.split_at_checked(usize::try_from(size)?).context("a frame behind the end")?;
-            left = rest;
-            let plain = unpack_frame(scene, tool, frame)?;
-            ensure!(plain.len() as u64 == plain_left.min(FRAME), "frame {count} of part {part} is not full");
-            plain_left -= plain.len() as u64;
-            entries.extend([size, plain.len() as u64].map(u32::try_from));
-            frames.insert((part, count), plain);
-        }
-        let entries: Vec<u32> = entries.into_iter().collect::<Result<_, _>>()?;
-        ensure!(left == seek_table(&entries, tool), "the end of part {part} is not its seek table");
+        let stored = fs::read(backup.join(format!("part-{part:05}.tar.{end}")))?;
+        parts.insert(part, unpack_frames(scene, tool, table, &stored).with_context(|| format!("part {part}"))?);
     }
     let mut files = 0;
-    for file in lines.iter().filter_map(|line| line.get("file")) {
-        let (offset, size) = (number(file, "offset")?, number(file, "size")?);
-        let (first, skip) = (offset / FRAME, usize::try_from(offset % FRAME)?);
-        let last = (offset + size).div_ceil(FRAME).max(first + 1);
-        let part = number(file, "part")?;
-        let plain: Vec<u8> = (first..last).filter_map(|frame| frames.get(&(part, frame))).flatten().copied().collect();
-        let contents = plain.get(skip..skip + usize::try_from(size)?).with_context(|| format!("{file} ends early"))?;
+    for file in of_sort("file") {
+        let (offset, size) = (usize::try_from(number(file, "offset")?)?, usize::try_from(number(file, "size")?)?);
+        let plain = parts.get(&number(file, "part")?).context("a file in no part")?;
+        let contents = plain.get(offset..offset + size).with_context(|| format!("{file} ends early"))?;
         let digest = file.get("sha256").and_then(Value::as_str);
         ensure!(digest == Some(&Digest::of(contents).to_string()), "{file} is not what lies there");
         files += 1;
     }
     ensure!(files > 900, "only {files} files in the index");
     Ok(())
+}
+
+fn number(object: &Value, name: &str) -> Result<u64> {
+    object.get(name).and_then(Value::as_u64).with_context(|| format!("no number {name} in {object}"))
+}
+
+/// The plain bytes of a part, frame by frame as its table says; nothing but a seek table follows them.
+fn unpack_frames(scene: &Scene, tool: &str, table: &Value, stored: &[u8]) -> Result<Vec<u8>> {
+    let (mut plain, mut left, mut entries) = (Vec::new(), stored, Vec::new());
+    let plain_bytes = usize::try_from(number(table, "plain_bytes")?)?;
+    for size in table.get("frames").and_then(Value::as_array).context("no frames")? {
+        let size = usize::try_from(size.as_u64().context("no size")?)?;
+        let (frame, rest) = left.split_at_checked(size).context("a frame behind the end")?;
+        let bytes = unpack_frame(scene, tool, frame)?;
+        ensure!(bytes.len() == FRAME_BYTES.min(plain_bytes - plain.len()), "a frame has {} bytes", bytes.len());
+        entries.extend([u32::try_from(size)?, u32::try_from(bytes.len())?]);
+        plain.extend(bytes);
+        left = rest;
+    }
+    ensure!(plain.len() == plain_bytes, "{} bytes in all", plain.len());
+    ensure!(left == seek_table(&entries, tool), "what follows is not its seek table");
+    Ok(plain)
 }
 
 fn unpack_frame(scene: &Scene, tool: &str, frame: &[u8]) -> Result<Vec<u8>> {
