@@ -84,19 +84,19 @@ impl Oddities {
         ))?;
         self.cluster.switch_wal().map(drop)
     }
+}
 
-    /// Fails unless `found` is what this cluster was when `before` was dumped; stops it.
-    fn came_back_as(&self, found: &Cluster, before: &str) -> Result<()> {
-        stock::same_dump(&stock::dump(found)?, before)?;
-        ensure!(found.sql("select count(*) from scratch")? == "0", "an unlogged table is empty after a recovery");
-        let object = found.sql("select length(lo), encode(substr(lo, 9997, 8), 'hex') from lo_get(4711) lo")?;
-        ensure!(object == "20000|00ff5c0ac3a95c0a", "the large object is {object}");
-        ensure!(fs::read_dir(found.pgdata().join(EMPTY))?.next().is_none());
-        ensure!(found.sql("select string_agg(gid, ' ' order by gid) from pg_prepared_xacts")? == "after before");
-        found.sql("commit prepared 'before'; commit prepared 'after'")?;
-        ensure!(found.sql("select array_agg(n order by n) from there where n < 0")? == "{-2,-1}");
-        stock::check_and_stop(found)
-    }
+/// Fails unless `found` is what the odd cluster was when `before` was dumped; stops it.
+fn came_back_as(found: &Cluster, before: &str) -> Result<()> {
+    stock::same_dump(&stock::dump(found)?, before)?;
+    ensure!(found.sql("select count(*) from scratch")? == "0", "an unlogged table is empty after a recovery");
+    let object = found.sql("select length(lo), encode(substr(lo, 9997, 8), 'hex') from lo_get(4711) lo")?;
+    ensure!(object == "20000|00ff5c0ac3a95c0a", "the large object is {object}");
+    ensure!(fs::read_dir(found.pgdata().join(EMPTY))?.next().is_none());
+    ensure!(found.sql("select string_agg(gid, ' ' order by gid) from pg_prepared_xacts")? == "after before");
+    found.sql("commit prepared 'before'; commit prepared 'after'")?;
+    ensure!(found.sql("select array_agg(n order by n) from there where n < 0")? == "{-2,-1}");
+    stock::check_and_stop(found)
 }
 
 #[rstest]
@@ -120,7 +120,7 @@ fn a_bit_of_everything_in_a_copy(#[case] segment_mb: u32) -> Result<()> {
     stock::verify_tree(&sandbox, copy.pgdata(), None)?;
     copy.start()?;
     copy.wait_promoted()?;
-    odd.came_back_as(&copy, &before)
+    came_back_as(&copy, &before)
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_bit_of_everything_in_place() -> Result<()> {
     let odd = Oddities::new(&sandbox, 1)?;
     let before = stock::dump(&odd.cluster)?;
     odd.cluster.recover(&["--target-latest"])?;
-    odd.came_back_as(&odd.cluster, &before)
+    came_back_as(&odd.cluster, &before)
 }
 
 /// Backs up, makes a copy of this moment, and compares: what every cluster goes through, whatever is odd in it.
