@@ -183,3 +183,27 @@ fn a_table_of_several_files() -> Result<()> {
     ensure!(files == [true, false], "the table is not a little more than 1 GiB");
     there_and_back(&cluster, "update big set text = 'changed' where n % 1000 = 0; delete from big where n > 133900")
 }
+
+/// A name is stored in the encoding of the database that it was made from, and is not text in any other one.
+#[test]
+fn a_database_whose_name_is_of_another_encoding() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").archived_to(&repo).start(&sandbox)?;
+    cluster.sql(
+        r#"create database latin template template0 encoding 'LATIN1' locale 'C';
+        \connect latin
+        set client_encoding = 'UTF8';
+        create database "Käse" template template0 encoding 'LATIN1' locale 'C'"#,
+    )?;
+    cluster.backup(&[])?;
+    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    let recovered = cluster.try_recover(&["--target-latest"])?.success()?;
+    ensure!(recovered.stdout.contains("1 not asked"), "{recovered}");
+    ensure!(cluster.sql("select count(*) from t")? == "1000");
+    ensure!(
+        cluster.sql("select encode(namesend(datname), 'hex') from pg_database where datname::text like 'K%'")?
+            == "4be47365"
+    );
+    stock::check_and_stop(&cluster)
+}
