@@ -16,7 +16,7 @@ have_server() {
     local dir
     for dir in "${HOLDFAST_TEST_PG_BIN:-}" /usr/lib/postgresql/1[4-8]/bin /usr/pgsql-1[4-8]/bin \
         "$(pg_config --bindir 2>/dev/null || true)"; do
-        [[ -n $dir && -x $dir/initdb && -x $dir/pg_waldump && -x $dir/pg_verifybackup ]] && return 0
+        [[ -n $dir && -x $dir/initdb && -x $dir/pg_waldump && -x $dir/pg_verifybackup && -x $dir/pg_amcheck ]] && return 0
     done
     return 1
 }

@@ -51,9 +51,9 @@ pub(crate) fn next_xid(session: &mut Session) -> anyhow::Result<u64> {
 
 /// The SQL names of all tablespaces, by object id.
 pub(crate) fn tablespace_names(session: &mut Session) -> anyhow::Result<Vec<(u32, String)>> {
-    let rows = session.rows("SELECT oid, spcname FROM pg_tablespace").context("list the tablespaces")?;
-    let named = |row: Vec<Option<String>>| match row.as_slice() {
-        [Some(oid), Some(name)] => Some((oid.parse().ok()?, name.clone())),
+    let rows = session.stored(&["oid", "spcname"], "pg_tablespace").context("list the tablespaces")?;
+    let named = |row: Vec<Vec<u8>>| match row.as_slice() {
+        [oid, name] => Some((std::str::from_utf8(oid).ok()?.parse().ok()?, String::from_utf8_lossy(name).into_owned())),
         _ => None,
     };
     Ok(rows.into_iter().filter_map(named).collect())

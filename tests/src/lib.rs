@@ -14,6 +14,7 @@
 //! | [`cluster`] | a cluster: made, started, killed, asked |
 //! | [`repository`] | a repository's objects, and damage done to them |
 //! | [`workload`] | an application that writes while the story goes on |
+//! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
 //! | [`bench`] | `make bench`: figures beside a shell pipe's and a rival's |
 //! | [`wait`] | waiting for a condition, never for a time |
@@ -30,6 +31,7 @@ pub mod process;
 pub mod repository;
 pub mod sandbox;
 pub mod settings;
+pub mod stock;
 pub mod wait;
 pub mod workload;
 

@@ -156,7 +156,11 @@ impl Session {
         let client = self.client()?;
         let answer = wait(&self.runtime, &self.cancel, self.limit, client.simple_query(sql));
         match answer {
-            Wait::Done(Ok(messages)) => Ok(messages.iter().filter_map(row).collect()),
+            Wait::Done(Ok(messages)) => messages
+                .iter()
+                .filter_map(row)
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("run {:?}: the answer is no UTF-8", shorten(sql))),
             Wait::Done(Err(error)) => Err(explain(&error, sql)),
             Wait::Interrupted(interrupted) => {
                 self.cancel_statement();
@@ -168,6 +172,20 @@ impl Session {
                 Err(Advice::failed(format!("run {shown:?}: no answer within {}", Took(limit))).into())
             }
         }
+    }
+
+    /// Asks for `columns` `from` somewhere and answers the bytes of their text as the server has them; nulls are left out.
+    ///
+    /// For names that people gave: the server keeps a name in the encoding of the database in which it was given, and in
+    /// any other one it need not be text.
+    pub fn stored(&mut self, columns: &[&str], from: &str) -> anyhow::Result<Vec<Vec<Vec<u8>>>> {
+        let columns: Vec<_> =
+            columns.iter().map(|column| format!("encode(textsend(({column})::text), 'hex')")).collect();
+        let sql = format!("SELECT {} FROM {from}", columns.join(", "));
+        // In any other encoding the server would convert the bytes, or refuse to. An error takes the setting back.
+        let rows = self.rows(&format!("SET client_encoding = 'SQL_ASCII'; {sql}; SET client_encoding = 'UTF8'"))?;
+        let decode = |row: Vec<Option<String>>| row.into_iter().flatten().map(hex::decode).collect::<Result<_, _>>();
+        rows.into_iter().map(decode).collect::<Result<_, _>>().with_context(|| format!("run {:?}", shorten(&sql)))
     }
 
     /// The first column of the first row; none when there is no row or it is null.
@@ -270,9 +288,12 @@ pub(super) fn wait<T>(
     })
 }
 
-fn row(message: &SimpleQueryMessage) -> Option<Vec<Option<String>>> {
+fn row(message: &SimpleQueryMessage) -> Option<Result<Vec<Option<String>>, tokio_postgres::Error>> {
     match message {
-        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(ToOwned::to_owned)).collect()),
+        SimpleQueryMessage::Row(row) => {
+            let value = |i| row.try_get(i).map(|value: Option<&str>| value.map(ToOwned::to_owned));
+            Some((0..row.len()).map(value).collect())
+        }
         _ => None,
     }
 }

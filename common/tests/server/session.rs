@@ -41,6 +41,25 @@ fn begins_with_known_settings() {
 }
 
 #[test]
+fn names_need_not_be_text() {
+    if !runs_here("session::names_need_not_be_text") {
+        return;
+    }
+    let cluster = Cluster::running();
+    let mut session = cluster.session();
+    session.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'").unwrap();
+    let mut latin = Session::connect(&cluster.conninfo("dbname=latin"), &Cancel::default()).unwrap();
+    latin.execute("CREATE ROLE \"K\u{e4}se\"").unwrap();
+    let error = session.rows("SELECT rolname FROM pg_roles WHERE rolname LIKE 'K%'").unwrap_err();
+    assert!(format!("{error:#}").contains("no UTF-8"), "{error:#}");
+    let stored = session.stored(&["rolname", "rolcanlogin"], "pg_roles WHERE rolname LIKE 'K%'").unwrap();
+    assert_eq!(stored, [[b"K\xe4se".to_vec(), b"false".to_vec()]]);
+    assert_eq!(session.value("SHOW client_encoding").unwrap().as_deref(), Some("UTF8"));
+    session.stored(&["1/0"], "pg_roles").unwrap_err();
+    assert_eq!(session.value("SHOW client_encoding").unwrap().as_deref(), Some("UTF8"));
+}
+
+#[test]
 fn survives_refusals_and_notices_its_end() {
     if !runs_here("session::survives_refusals_and_notices_its_end") {
         return;

@@ -100,10 +100,12 @@ fn connect(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Session> {
 
 /// Reads the catalog of every database that takes connections; answers what was seen.
 fn catalogs(session: &mut Session, plan: &Plan, site: &Site<'_>) -> anyhow::Result<String> {
-    let databases = session.rows("SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname")?;
-    let names: Vec<String> = databases.into_iter().flatten().flatten().collect();
+    let databases = session.stored(&["datname"], "pg_database WHERE datallowconn ORDER BY datname")?;
+    let names = databases.into_iter().flatten().map(String::from_utf8);
+    // Only a client of the right encoding can name the others.
+    let (names, others): (Vec<_>, Vec<_>) = names.partition(Result::is_ok);
     let mut relations = 0_u64;
-    for name in &names {
+    for name in names.iter().flatten() {
         let mut conninfo = start::conninfo(plan, site)?;
         conninfo.set("dbname", name.clone())?;
         let reading = || format!("read the catalog of database {name:?}");
@@ -111,14 +113,18 @@ fn catalogs(session: &mut Session, plan: &Plan, site: &Site<'_>) -> anyhow::Resu
         let count = session.value("SELECT count(*) FROM pg_class").with_context(reading)?;
         relations += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
     }
-    Ok(format!("{} databases with {relations} relations answer", names.len()))
+    let left_out = match others.len() {
+        0 => String::new(),
+        count => format!(", {count} not asked because the name is no UTF-8"),
+    };
+    Ok(format!("{} databases with {relations} relations answer{left_out}", names.len()))
 }
 
 /// Transactions that were prepared and neither committed nor rolled back at the target.
 fn in_doubt(session: &mut Session) -> anyhow::Result<Vec<String>> {
-    let rows = session.rows("SELECT gid, database, prepared::text FROM pg_prepared_xacts ORDER BY prepared")?;
-    let text = |row: Vec<Option<String>>| {
-        let words: Vec<String> = row.into_iter().flatten().collect();
+    let rows = session.stored(&["gid", "database", "prepared"], "pg_prepared_xacts ORDER BY prepared")?;
+    let text = |row: Vec<Vec<u8>>| {
+        let words: Vec<_> = row.iter().map(|word| String::from_utf8_lossy(word)).collect();
         format!("a prepared transaction is in doubt: {}", words.join(", "))
     };
     Ok(rows.into_iter().map(text).collect())

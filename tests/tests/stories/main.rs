@@ -10,6 +10,8 @@ mod first_contact;
 mod hazards;
 mod killed_tail;
 mod kit;
+mod no_lock_in;
+mod odd_clusters;
 mod pitr_random;
 mod pitr_targets;
 mod promotion;
