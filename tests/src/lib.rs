@@ -22,6 +22,7 @@
 
 pub mod account;
 pub mod cluster;
+pub mod fuzzing;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
