@@ -33,6 +33,7 @@ fuzz: ## look for bytes that break a parser, FUZZ_SECONDS (60) for each of FUZZ_
 	{ echo 'make fuzz: there is no nightly compiler; type: rustup toolchain install nightly' >&2; exit 1; }
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
 	{ echo 'make fuzz: cargo-fuzz is not installed; type: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	$(CARGO) +nightly fuzz build --fuzz-dir tests/fuzz --target-dir target/fuzz
 	@for target in $(FUZZ_TARGETS); do \
 	mkdir -p target/fuzz/{corpus,artifacts}/$$target; \
 	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz $$target \

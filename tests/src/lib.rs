@@ -15,10 +15,11 @@
 //! | [`repository`] | a repository's objects, and damage done to them |
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
+//! | [`fuzzing`] | what must hold of every parser, whatever the bytes |
 //! | [`wait`] | waiting for a condition, never for a time |
 //! | [`settings`] | seeds, rounds, and tests that must be skipped |
 //!
-//! Every function returns an error rather than panicking; a story ends with `?`.
+//! Every function returns an error rather than panicking, those of [`fuzzing`] apart; a story ends with `?`.
 
 pub mod account;
 pub mod cluster;

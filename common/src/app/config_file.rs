@@ -423,14 +423,14 @@ keep-last = 7
             seconds in 0_u64..1 << 40,
         ) {
             let quoted = |text: &str| serde_json::to_string(text).unwrap();
-            let mut text = format!("cluster = {}\n", quoted(&cluster));
-            for url in &urls {
-                text += &format!("[[repository]]\nurl = {}\n", quoted(url));
-            }
-            text += &format!("[postgresql]\nconninfo = {}\n", quoted(&conninfo));
-            text += &format!("[backup]\njobs = {jobs}\n[retention]\nkeep-last = {keep_last:#x}\n");
-            text += &format!("[restore]\nhole-grace = \"{seconds}s\"\n");
-            let settings = parsed(&text).unwrap();
+            let lines = [
+                format!("cluster = {}", quoted(&cluster)),
+                urls.iter().flat_map(|url| ["[[repository]]\nurl = ", &quoted(url), "\n"].map(str::to_owned)).collect(),
+                format!("[postgresql]\nconninfo = {}", quoted(&conninfo)),
+                format!("[backup]\njobs = {jobs}\n[retention]\nkeep-last = {keep_last:#x}"),
+                format!("[restore]\nhole-grace = \"{seconds}s\""),
+            ];
+            let settings = parsed(&lines.join("\n")).unwrap();
             prop_assert_eq!(settings.cluster.unwrap().value.to_string(), cluster);
             let read: Vec<_> = settings.repositories.iter().map(|repository| PathBuf::from(&repository.url.value)).collect();
             let expected: Vec<_> = urls.iter().map(|url| Path::new("/etc/holdfast").join(url)).collect();
