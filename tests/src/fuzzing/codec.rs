@@ -7,7 +7,7 @@ use common::codec::{Codec, Compression, Encoder, decoder};
 use super::input;
 
 /// How much of a bomb is looked at.
-const PLAIN_BYTES_MAX: u64 = 4 << 20;
+const PLAIN_BYTES_MAX: u64 = 256 << 10;
 
 /// A Zstandard stream.
 pub fn zstd(bytes: &[u8]) {

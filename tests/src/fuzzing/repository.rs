@@ -97,11 +97,14 @@ fn check_table(table: &FrameTable, numbers: &[u8]) {
     }
 }
 
+/// The choices from here on make a large part; they are few, since one takes its time.
+const LARGE_PART: u8 = 0xF8;
+
 /// Files made of the input go into a part; tar, the frame table and the seek table must give them back.
 pub fn part(bytes: &[u8]) {
     let (choice, rest) = input::byte(bytes);
     let codec = Codec::ALL.get(usize::from(choice % 3)).copied().unwrap_or(Codec::Zstd);
-    let files = files(rest, choice & 0x80 != 0);
+    let files = files(rest, choice >= LARGE_PART);
     match write_part(&files, codec) {
         Ok((stored, table, offsets)) => {
             check_tar(codec, &stored, &files);
