@@ -107,6 +107,11 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_microseconds_is_dropped() {
+        assert_eq!(parse_time("2026-11-20 03:15:00.123456999Z"), parse_time("2026-11-20 03:15:00.123456Z"));
+    }
+
+    #[test]
     fn without_a_zone_it_is_local() {
         let time = parse_time("2026-11-20 03:15:00").unwrap();
         let local = NaiveDate::from_ymd_opt(2026, 11, 20).unwrap().and_hms_opt(3, 15, 0).unwrap();

@@ -29,7 +29,11 @@ fn stream(codec: Codec, bytes: &[u8]) {
     let (piece, bytes) = input::piece(bytes);
     let whole = read(codec, bytes, PLAIN_BYTES_MAX, 256 << 10);
     let in_pieces = read(codec, bytes, PLAIN_BYTES_MAX, piece);
-    assert_eq!(whole.as_ref().ok(), in_pieces.as_ref().ok());
+    // Whether damage right behind the limit is seen depends on how far a reader looks ahead.
+    let cut_off = |read: &io::Result<Vec<u8>>| read.as_ref().is_ok_and(|plain| plain.len() as u64 == PLAIN_BYTES_MAX);
+    if !cut_off(&whole) && !cut_off(&in_pieces) {
+        assert_eq!(whole.as_ref().ok(), in_pieces.as_ref().ok());
+    }
     if let Err(error) = whole {
         assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "{error:?}");
     }

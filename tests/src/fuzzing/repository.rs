@@ -122,6 +122,9 @@ pub fn part(bytes: &[u8]) {
     }
 }
 
+/// Larger files tell nothing more, a large part's first one apart.
+const FILE_BYTES_MAX: usize = 4096;
+
 struct File {
     path: Vec<u8>,
     contents: Vec<u8>,
@@ -138,7 +141,7 @@ fn files(mut input: &[u8], large: bool) -> Vec<File> {
         // What a header cannot hold: a NUL ends a name, a slash at its end makes a folder.
         let mut path: Vec<u8> = path.iter().map(|byte| if matches!(byte, 0 | b'/') { b'_' } else { *byte }).collect();
         path.push(b'x');
-        let size = if large && files.is_empty() { FRAME_BYTES + size } else { size - 1 };
+        let size = if large && files.is_empty() { FRAME_BYTES + size } else { (size - 1) % FILE_BYTES_MAX };
         let contents = path.iter().copied().cycle().take(size).collect();
         files.push(File { path, contents });
         input = rest;
