@@ -6,8 +6,11 @@ CARGO ?= cargo
 LOG := target/test.log
 # A story that fails says what it wanted and got; where in the kit it noticed is of no use.
 export RUST_LIB_BACKTRACE ?= 0
+# What make fuzz looks at, and for how long each.
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/src/bin/*.rs)))
+FUZZ_SECONDS ?= 60
 
-.PHONY: help build test soak demo bench lint fmt postgresql clean
+.PHONY: help build test soak fuzz demo bench lint fmt postgresql clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,6 +28,19 @@ test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAS
 soak: export HOLDFAST_TEST_ROUNDS ?= 100
 soak: test ## the same with the full number of random rounds
 
+fuzz: ## look for bytes that break a parser, FUZZ_SECONDS (60) for each of FUZZ_TARGETS (all); needs a nightly compiler
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || \
+	{ echo 'make fuzz: there is no nightly compiler; type: rustup toolchain install nightly' >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
+	{ echo 'make fuzz: cargo-fuzz is not installed; type: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	$(CARGO) +nightly fuzz build --fuzz-dir tests/fuzz --target-dir target/fuzz
+	@for target in $(FUZZ_TARGETS); do \
+	mkdir -p target/fuzz/{corpus,artifacts}/$$target; \
+	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz $$target \
+	target/fuzz/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+	-max_len=20000 -rss_limit_mb=1024 -print_final_stats=1 -artifact_prefix=target/fuzz/artifacts/$$target/; \
+	done
+
 demo: postgresql ## watch a cluster lose a table and get it back
 	$(CARGO) build --release --workspace --bins --locked
 	target/release/holdfast-demo
@@ -35,11 +51,13 @@ bench: postgresql ## measure beside a shell pipe and pgBackRest, where it is ins
 
 lint: ## what CI checks before the tests
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml
 
 postgresql:
 	@contrib/install-postgresql.sh

@@ -211,6 +211,7 @@ fn tidy(path: &str) -> PathBuf {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use proptest::prelude::*;
     use rstest::rstest;
 
     #[test]
@@ -258,5 +259,26 @@ mod tests {
     fn reads_a_timeline(#[case] text: &str, #[case] expected: WantedTimeline) {
         assert_eq!(parse_timeline(text).unwrap().0, expected);
         assert!(parse_timeline("0").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn timelines_and_mappings_read_back(number in 1_u32.., old in "/[a-z=. ]{0,9}", new in "/[a-z=. ]{0,9}") {
+            for text in [number.to_string(), format!("{number:#x}")] {
+                prop_assert_eq!(parse_timeline(&text).unwrap().0, WantedTimeline::Number(TimelineId(number)));
+            }
+            let mapping = format!("{}={}", old.replace('=', "\\="), new.replace('=', "\\="));
+            prop_assert_eq!(parse_mapping(&mapping).unwrap(), (old.into(), new.into()));
+        }
+
+        #[test]
+        fn never_panics(text in ".*", likely in "[-+0x1-9a-f/=\\\\]{0,12}") {
+            for text in [text, likely] {
+                drop(parse_timeline(&text));
+                if let Ok((old, new)) = parse_mapping(&text) {
+                    prop_assert!(old.is_absolute() && new.is_absolute());
+                }
+            }
+        }
     }
 }

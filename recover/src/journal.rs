@@ -183,6 +183,87 @@ pub(crate) fn aside(path: &Path, word: &str, time: DateTime<Utc>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Arrival, Transaction};
+    use common::pg::Lsn;
+    use common::restore::settings::TargetAction;
+    use common::restore::target::Target;
+    use common::restore::wal_plan::{Stretch, WalPlan};
+    use proptest::prelude::*;
+
+    /// A journal with these texts and numbers in its places.
+    fn journal(text: &str, number: u64, target: Target) -> Journal {
+        let time = DateTime::from_timestamp(1_700_000_000, 123_456_789).unwrap();
+        let (path, lsn, timeline) = (PathBuf::from(text), Lsn(number), TimelineId(7));
+        let commit = Transaction { xid: 7, time, lsn };
+        let plan = Plan {
+            role: Role::Copy,
+            pgdata: path.clone(),
+            replaces: false,
+            backup: "backup_20261120_031500".parse().unwrap(),
+            target,
+            exclusive: true,
+            action: TargetAction::Pause,
+            timeline,
+            wal_from: lsn,
+            wal_reaches: lsn,
+            archive_reaches: lsn,
+            segment_bytes: number,
+            arrival: Some(Arrival { at: lsn, last_before: Some(commit), first_after: None }),
+            wal: WalPlan { system_identifier: number, stretches: vec![Stretch { timeline, from: lsn, to: None }] },
+            salvage: vec![text.to_owned()],
+            tablespaces: vec![(7, path.clone())],
+            pg_wal: Some(path.clone()),
+            config_file: None,
+            port: Some(5433),
+            archives: false,
+            starts: true,
+            bytes: number,
+            major: 15,
+            decided: time,
+            warnings: vec![text.to_owned()],
+        };
+        let changes = vec![
+            Change::Moved { from: path.clone(), to: path.clone() },
+            Change::Relinked { link: path.clone(), before: path.clone(), meanwhile: path.clone() },
+            Change::Made { path },
+        ];
+        Journal {
+            began: time,
+            stage: Stage::Preserved,
+            plan,
+            was_running: true,
+            changes,
+            final_auto_conf: text.to_owned(),
+            new_timeline: Some(timeline),
+            notes: vec![text.to_owned()],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(text: String, number: u64, target in prop_oneof![
+            any::<u64>().prop_map(|lsn| Target::Lsn(Lsn(lsn))),
+            any::<String>().prop_map(Target::Name),
+            Just(Target::Latest),
+        ]) {
+            let written = journal(&text, number, target);
+            prop_assert_eq!(envelope::open::<Journal>(&envelope::seal(&written).unwrap()).unwrap(), written);
+        }
+
+        #[test]
+        fn damage_never_panics_nor_changes_it(at in 0_usize..2000, value: u8, cut: bool) {
+            let whole = journal("/data", 7, Target::Immediate);
+            let mut bytes = envelope::seal(&whole).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if cut {
+                bytes.truncate(at);
+            }
+            if let Ok(read) = envelope::open::<Journal>(&bytes) {
+                prop_assert_eq!(read, whole);
+            }
+        }
+    }
 
     #[test]
     fn a_place_is_worked_on_by_one() {

@@ -17,14 +17,16 @@
 //! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
 //! | [`bench`] | `make bench`: figures beside a shell pipe's and a rival's |
+//! | [`fuzzing`] | what must hold of every parser, whatever the bytes |
 //! | [`wait`] | waiting for a condition, never for a time |
 //! | [`settings`] | seeds, rounds, and tests that must be skipped |
 //!
-//! Every function returns an error rather than panicking; a story ends with `?`.
+//! Every function returns an error rather than panicking, those of [`fuzzing`] apart; a story ends with `?`.
 
 pub mod account;
 pub mod bench;
 pub mod cluster;
+pub mod fuzzing;
 pub mod oracle;
 pub mod postgres;
 pub mod process;

@@ -25,6 +25,9 @@ use crate::units;
 /// The largest file that is read.
 const BYTES_MAX: u64 = 1 << 20;
 
+/// How much of an unknown key is shown, in characters.
+const WORD_SHOWN_MAX: usize = 64;
+
 /// The most workers that `backup.jobs` can ask for.
 const JOBS_MAX: i64 = 256;
 
@@ -156,9 +159,11 @@ impl<'d> Document<'d> {
             None => Ok(Section { document: self, table }),
             Some(key) => {
                 let word = key.get_ref().as_ref();
+                // Nobody wants to read an endless one, nor compare it with every key.
+                let word: String = word.chars().take(WORD_SHOWN_MAX).collect();
                 let within = if name.is_empty() { String::new() } else { format!(" in [{name}]") };
                 let complaint = self.complaint(&key.span(), format_args!("unknown key {word:?}{within}"));
-                Err(complaint.hint(hint_for(word, name)))
+                Err(complaint.hint(hint_for(&word, name)))
             }
         }
     }
@@ -401,7 +406,40 @@ keep-last = 7
         assert!(read(Path::new("/dev/zero"), true).unwrap_err().message.contains("longer than"));
     }
 
+    #[test]
+    fn an_endless_key_is_cut_off() {
+        let advice = parsed(&format!("{} = 1", "cluster".repeat(100_000))).unwrap_err();
+        assert!(advice.message.len() < 200, "{}", advice.message);
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            cluster in "[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+            urls in proptest::collection::vec("[^\\p{Cc}:]{1,12}", 0..4),
+            conninfo in "[^\\p{Cc}]{1,20}",
+            jobs in 1_usize..=256,
+            keep_last in 1_u32..,
+            seconds in 0_u64..1 << 40,
+        ) {
+            let quoted = |text: &str| serde_json::to_string(text).unwrap();
+            let lines = [
+                format!("cluster = {}", quoted(&cluster)),
+                urls.iter().flat_map(|url| ["[[repository]]\nurl = ", &quoted(url), "\n"].map(str::to_owned)).collect(),
+                format!("[postgresql]\nconninfo = {}", quoted(&conninfo)),
+                format!("[backup]\njobs = {jobs}\n[retention]\nkeep-last = {keep_last:#x}"),
+                format!("[restore]\nhole-grace = \"{seconds}s\""),
+            ];
+            let settings = parsed(&lines.join("\n")).unwrap();
+            prop_assert_eq!(settings.cluster.unwrap().value.to_string(), cluster);
+            let read: Vec<_> = settings.repositories.iter().map(|repository| PathBuf::from(&repository.url.value)).collect();
+            let expected: Vec<_> = urls.iter().map(|url| Path::new("/etc/holdfast").join(url)).collect();
+            prop_assert_eq!(read, expected);
+            prop_assert_eq!(settings.conninfo.unwrap().value, conninfo);
+            prop_assert_eq!((settings.jobs.unwrap().value, settings.keep_last.unwrap().value), (jobs, keep_last));
+            prop_assert_eq!(settings.hole_grace.unwrap().value, Duration::from_secs(seconds));
+        }
+
         #[test]
         fn every_text_is_parsed_or_complained_of(text in "(\\[|\\]|=|\"|\n|#|cluster|repository|url|backup|jobs|[a-z0-9]| |\\.|\u{e9}){0,40}") {
             if let Err(advice) = parsed(&text) {

@@ -222,6 +222,17 @@ mod tests {
 
     proptest! {
         #[test]
+        fn digests_read_as_they_are_printed(bytes: Vec<u8>, text in ".*", likely in "[0-9a-fA-Fg]{63,65}") {
+            let digest = Digest::of(&bytes);
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+            for text in [text, likely] {
+                if let Ok(digest) = text.parse::<Digest>() {
+                    prop_assert_eq!(digest.to_string(), text.to_lowercase());
+                }
+            }
+        }
+
+        #[test]
         fn readers_and_writers_agree(bytes: Vec<u8>) {
             let mut reader = HashingReader::new(bytes.as_slice());
             let mut writer = HashingWriter::new(CountingWriter::new(Vec::new()));

@@ -206,5 +206,11 @@ mod tests {
             page[8..10].copy_from_slice(&checksum.to_ne_bytes());
             prop_assert_eq!(examine(&page, block), PageState::Good);
         }
+
+        #[test]
+        fn never_panics(page in proptest::collection::vec(any::<u8>(), 0..3000), block: u32) {
+            examine(&page, block);
+            page_lsn(&page);
+        }
     }
 }

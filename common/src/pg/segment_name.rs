@@ -233,8 +233,31 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in ".{0,60}") {
-            let _ = ArchiveName::parse(&text);
+        fn the_order_of_values_is_that_of_names_and_positions(
+            timelines: [u32; 2],
+            numbers in proptest::array::uniform2(0_u64..1 << 12),
+            shift in 20_u32..=30,
+        ) {
+            let size = size(1 << shift);
+            let [one, other] = [0, 1].map(|at| WalSegmentName::numbered(TimelineId(timelines[at]), numbers[at], size));
+            prop_assert_eq!(one.cmp(&other), one.to_string().cmp(&other.to_string()));
+            let [one, other] = [one, other].map(|name| name.on(TimelineId(1)));
+            prop_assert_eq!(one.cmp(&other), one.start(size).cmp(&other.start(size)));
+            let next = one.next(size).unwrap();
+            prop_assert!(one < next);
+            prop_assert_eq!(WalSegmentName::before(TimelineId(1), next.start(size).unwrap(), size), one);
+        }
+
+        #[test]
+        fn names_read_as_they_are_printed(
+            text in ".{0,60}",
+            likely in "[0-9A-Fa-f]{7,8}([0-9A-F]{16})?(\\.[0-9A-F]{8})?(\\.history|\\.partial|\\.backup)?",
+        ) {
+            for text in [text, likely] {
+                if let Some(name) = ArchiveName::parse(&text) {
+                    prop_assert_eq!(name.to_string(), text);
+                }
+            }
         }
     }
 }

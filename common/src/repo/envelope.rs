@@ -158,8 +158,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(bytes: Vec<u8>) {
+        fn any_record_round_trips(text: String, number: u64) {
+            let record = Sample { text, number };
+            prop_assert_eq!(open::<Sample>(&seal(&record).unwrap()).unwrap(), record);
+        }
+
+        #[test]
+        fn never_panics(bytes: Vec<u8>, at in 0_usize..200, junk in "[\\[\\]{}\":,0-9a-z\\\\]{0,9}") {
             drop(open::<Sample>(&bytes));
+            let mut sealed = seal(&sample()).unwrap();
+            let at = at.min(sealed.len());
+            sealed.splice(at..at, junk.bytes());
+            if let Ok(read) = open::<Sample>(&sealed) {
+                prop_assert_eq!(read, sample());
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(String);
 
-/// A backup's name: `backup_YYYYMMDD_HHMMSS`, its start in UTC. The order of values is the order of time.
+/// A backup's name: `backup_YYYYMMDD_HHMMSS`, its start in UTC. The order of values is that of time and of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackupId(DateTime<Utc>);
 
@@ -57,6 +57,8 @@ impl fmt::Display for ClusterName {
 
 impl BackupId {
     const PATTERN: &'static str = "backup_%Y%m%d_%H%M%S";
+    /// With a year of four digits, so that names have the order of time.
+    const LENGTH: usize = "backup_YYYYMMDD_HHMMSS".len();
 
     /// The id of a backup that starts at this moment; fractions of a second are dropped.
     pub fn at(start: DateTime<Utc>) -> Self {
@@ -74,9 +76,9 @@ impl FromStr for BackupId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         NaiveDateTime::parse_from_str(text, Self::PATTERN)
-            .map(|naive| Self(naive.and_utc()))
+            .map(|naive| Self::at(naive.and_utc()))
             .ok()
-            .filter(|id| id.to_string() == text)
+            .filter(|id| text.len() == Self::LENGTH && id.to_string() == text)
             .ok_or_else(|| NameError::Backup(text.chars().take(80).collect()))
     }
 }
@@ -94,26 +96,48 @@ crate::serde_text::serde_as_text!(BackupId);
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rstest::rstest;
 
-    #[test]
-    fn backup_ids_round_trip() {
-        let id: BackupId = "backup_20261120_031500".parse().unwrap();
-        assert_eq!(id.to_string(), "backup_20261120_031500");
-        assert!("backup_20261120_0315".parse::<BackupId>().is_err());
-        assert!("backup_20261320_031500".parse::<BackupId>().is_err());
+    #[rstest]
+    #[case("backup_20261120_0315")]
+    #[case("backup_20261320_031500")]
+    #[case::leap_second("backup_20261120_031560")]
+    #[case::year_of_five_digits("backup_+100000101_000000")]
+    #[case::year_before_0("backup_-00010101_000000")]
+    #[case::blank("backup_2026 120_031500")]
+    fn other_names_are_no_backup_ids(#[case] text: &str) {
+        assert!(text.parse::<BackupId>().is_err());
+    }
+
+    /// A moment in a year of four digits, in seconds since 1970.
+    fn any_seconds() -> impl Strategy<Value = i64> {
+        -62_167_219_200..253_402_300_800_i64
     }
 
     proptest! {
         #[test]
         fn a_cluster_name_never_leaves_its_folder(text in ".*") {
             if let Ok(name) = text.parse::<ClusterName>() {
+                prop_assert_eq!(name.to_string(), &text[..]);
                 prop_assert!(!name.as_str().contains(['/', '.', '\0']));
             }
         }
 
         #[test]
-        fn backup_id_parsing_never_panics(text in ".*") {
-            drop(text.parse::<BackupId>());
+        fn backup_ids_round_trip_and_have_the_order_of_names(one in any_seconds(), other in any_seconds()) {
+            let [one, other] = [one, other].map(|at| BackupId::at(DateTime::from_timestamp(at, 7).unwrap()));
+            prop_assert_eq!(one.to_string().parse(), Ok(one));
+            prop_assert_eq!(one.cmp(&other), one.to_string().cmp(&other.to_string()));
+            prop_assert_eq!(BackupId::at(one.time()), one);
+        }
+
+        #[test]
+        fn backup_id_parsing_never_panics(text in ".*", likely in "backup_[-+ 0-9]{6,10}_[0-9]{5,7}") {
+            for text in [text, likely] {
+                if let Ok(id) = text.parse::<BackupId>() {
+                    prop_assert_eq!(id.to_string(), text);
+                }
+            }
         }
     }
 }

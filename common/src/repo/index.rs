@@ -31,9 +31,9 @@ pub enum IndexEntry {
 
 /// A directory of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "DirectoryFields", into = "DirectoryFields")]
 pub struct DirectoryEntry {
     /// Relative to the data directory.
-    #[serde(flatten)]
     pub path: RelativePath,
     /// Permission bits.
     pub mode: u32,
@@ -41,9 +41,9 @@ pub struct DirectoryEntry {
 
 /// A file of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FileFields", into = "FileFields")]
 pub struct FileEntry {
     /// Relative to the data directory.
-    #[serde(flatten)]
     pub path: RelativePath,
     /// The part that holds it.
     pub part: u32,
@@ -62,16 +62,33 @@ pub struct FileEntry {
 /// A path that stays below the directory that it is joined to: no root, no `..`, no `.`, nothing empty, no NUL.
 ///
 /// In JSON it is `"path":"…"`, or `"encoded_path":"<hex>"` when it is no UTF-8.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "PathFields", into = "PathFields")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelativePath(Vec<u8>);
 
+/// A directory as its line has it. The fields of the path stand among the others and not in a flattened structure of
+/// their own: serde gathers whatever else the line has for such a one, at fifty times its size.
 #[derive(Serialize, Deserialize)]
-struct PathFields {
+struct DirectoryFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoded_path: Option<String>,
+    mode: u32,
+}
+
+/// A file as its line has it, like [`DirectoryFields`].
+#[derive(Serialize, Deserialize)]
+struct FileFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoded_path: Option<String>,
+    part: u32,
+    offset: u64,
+    size: u64,
+    mode: u32,
+    modified: u64,
+    sha256: Digest,
 }
 
 /// The bytes are no path below a directory.
@@ -112,24 +129,54 @@ impl RelativePath {
     }
 }
 
-impl TryFrom<PathFields> for RelativePath {
-    type Error = PathError;
-
-    fn try_from(fields: PathFields) -> Result<Self, Self::Error> {
-        match (fields.path, fields.encoded_path) {
+impl RelativePath {
+    /// From the two fields of a line, of which there is exactly one.
+    fn of_fields(path: Option<String>, encoded_path: Option<String>) -> Result<Self, PathError> {
+        match (path, encoded_path) {
             (Some(path), None) => Self::new(path),
-            (None, Some(encoded)) => hex::decode(&encoded).map_err(|_| PathError(encoded)).and_then(Self::new),
+            (None, Some(encoded)) => {
+                Self::new(hex::decode(&encoded).map_err(|_| PathError(encoded.chars().take(120).collect()))?)
+            }
             _ => Err(PathError(String::new())),
+        }
+    }
+
+    fn into_fields(self) -> (Option<String>, Option<String>) {
+        match String::from_utf8(self.0) {
+            Ok(text) => (Some(text), None),
+            Err(err) => (None, Some(hex::encode(err.as_bytes()))),
         }
     }
 }
 
-impl From<RelativePath> for PathFields {
-    fn from(path: RelativePath) -> Self {
-        match String::from_utf8(path.0) {
-            Ok(text) => Self { path: Some(text), encoded_path: None },
-            Err(err) => Self { path: None, encoded_path: Some(hex::encode(err.as_bytes())) },
-        }
+impl TryFrom<DirectoryFields> for DirectoryEntry {
+    type Error = PathError;
+
+    fn try_from(fields: DirectoryFields) -> Result<Self, Self::Error> {
+        Ok(Self { path: RelativePath::of_fields(fields.path, fields.encoded_path)?, mode: fields.mode })
+    }
+}
+
+impl From<DirectoryEntry> for DirectoryFields {
+    fn from(DirectoryEntry { path, mode }: DirectoryEntry) -> Self {
+        let (path, encoded_path) = path.into_fields();
+        Self { path, encoded_path, mode }
+    }
+}
+
+impl TryFrom<FileFields> for FileEntry {
+    type Error = PathError;
+
+    fn try_from(fields: FileFields) -> Result<Self, Self::Error> {
+        let FileFields { path, encoded_path, part, offset, size, mode, modified, sha256 } = fields;
+        Ok(Self { path: RelativePath::of_fields(path, encoded_path)?, part, offset, size, mode, modified, sha256 })
+    }
+}
+
+impl From<FileEntry> for FileFields {
+    fn from(FileEntry { path, part, offset, size, mode, modified, sha256 }: FileEntry) -> Self {
+        let (path, encoded_path) = path.into_fields();
+        Self { path, encoded_path, part, offset, size, mode, modified, sha256 }
     }
 }
 

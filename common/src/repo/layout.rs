@@ -172,6 +172,7 @@ pub fn parse_abandoned(file_name: &str) -> Option<TimelineId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::SegmentSize;
     use proptest::prelude::*;
     use rstest::rstest;
 
@@ -217,9 +218,53 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in ".*") {
-            parse_wal_object(&text);
-            parse_abandoned(&text);
+        fn keys_lead_back_to_names(
+            system: u64,
+            timeline: u32,
+            number in 0_u64..1 << 40,
+            offset: u32,
+            digest in "[0-9a-f]{16}",
+            codec in proptest::sample::select(Codec::ALL.to_vec()),
+        ) {
+            let layout = Layout::new(ClusterName::default());
+            let timeline = TimelineId(timeline);
+            let segment = WalSegmentName::numbered(timeline, number, SegmentSize::DEFAULT);
+            let names = [
+                ArchiveName::Segment(segment),
+                ArchiveName::Partial(segment),
+                ArchiveName::History(timeline),
+                ArchiveName::BackupHistory(segment, offset),
+            ];
+            for name in names {
+                let key = layout.wal_file(system, name, codec).unwrap();
+                prop_assert!(key.as_str().starts_with(&layout.wal(system)));
+                prop_assert_eq!(parse_wal_object(key.file_name()), Some(WalObject { name, codec, set_aside: false }));
+            }
+            let aside = layout.partial_set_aside(system, segment, &digest, codec).unwrap();
+            let object = WalObject { name: ArchiveName::Partial(segment), codec, set_aside: true };
+            prop_assert_eq!(parse_wal_object(aside.file_name()), Some(object));
+            let abandoned = layout.abandoned(system, timeline).unwrap();
+            prop_assert_eq!(parse_abandoned(abandoned.file_name()), Some(timeline));
+        }
+
+        #[test]
+        fn keys_of_segments_have_the_order_of_positions(numbers in proptest::array::uniform2(0_u64..1 << 40)) {
+            let layout = Layout::new(ClusterName::default());
+            let [one, other] = numbers.map(|number| {
+                let name = ArchiveName::Segment(WalSegmentName::numbered(TimelineId(1), number, SegmentSize::DEFAULT));
+                layout.wal_file(7, name, Codec::Zstd).unwrap()
+            });
+            prop_assert_eq!(one.cmp(&other), numbers[0].cmp(&numbers[1]));
+        }
+
+        #[test]
+        fn never_panics(text in ".*", likely in "[0-9A-F]{8}([0-9A-F]{16})?(\\.[a-z0-9]{0,16}){0,4}") {
+            for text in [text, likely] {
+                parse_wal_object(&text);
+                if let Some(timeline) = parse_abandoned(&text) {
+                    prop_assert_eq!(format!("{}.abandoned.json", timeline.hex()), text);
+                }
+            }
         }
     }
 }

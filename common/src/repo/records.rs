@@ -325,3 +325,66 @@ pub mod testing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::envelope::{open, seal};
+    use proptest::prelude::*;
+
+    fn any_time() -> impl Strategy<Value = DateTime<Utc>> {
+        (0_i64..253_000_000_000, 0_u32..1_000_000_000)
+            .prop_map(|(seconds, nanos)| DateTime::from_timestamp(seconds, nanos).unwrap())
+    }
+
+    fn any_object() -> impl Strategy<Value = ObjectRecord> {
+        any::<(u64, u64, u64)>().prop_map(|(plain_bytes, stored_bytes, seed)| {
+            let sha256 = Digest::of(&seed.to_le_bytes());
+            ObjectRecord { plain_bytes, stored_bytes, stored_sha256: Digest::of(b"x"), sha256 }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn small_records_round_trip(text: String, number: u64, major: Option<u32>, shift in 20_u32..=30, time in any_time(), at: Option<(u32, u64)>) {
+            let repository = RepositoryRecord { id: text.clone(), created: time };
+            prop_assert_eq!(open::<RepositoryRecord>(&seal(&repository).unwrap()).unwrap(), repository);
+            let identity = IdentityRecord {
+                system_identifier: number,
+                postgresql_major: major,
+                segment_size: SegmentSize::new(1 << shift).unwrap(),
+                first_seen: time,
+            };
+            prop_assert_eq!(open::<IdentityRecord>(&seal(&identity).unwrap()).unwrap(), identity);
+            let started = StartedRecord {
+                owner: text.clone(),
+                host: text,
+                pid: 7,
+                started_at: time,
+                heartbeat_at: time,
+                start_wal: at.map(|(timeline, lsn)| WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) }),
+            };
+            prop_assert_eq!(open::<StartedRecord>(&seal(&started).unwrap()).unwrap(), started);
+            let abandoned = AbandonedRecord { timeline: TimelineId(7), at: time };
+            prop_assert_eq!(open::<AbandonedRecord>(&seal(&abandoned).unwrap()).unwrap(), abandoned);
+        }
+
+        #[test]
+        fn backup_records_round_trip(texts: [String; 4], numbers: [u64; 6], object in any_object(), config in proptest::option::of(any_object()), time in any_time(), parts in 0_u32..4) {
+            let mut record = testing::backup(3, numbers[0], 7);
+            let [label, host, name, path] = texts;
+            record.id = BackupId::at(time);
+            (record.label, record.source.host) = (label, host);
+            (record.source.system_identifier, record.span.next_xid) = (numbers[1], numbers[2]);
+            (record.span.start_lsn, record.span.started_at) = (Lsn(numbers[3]), time);
+            record.source.data_directory = PathBuf::from(&path);
+            record.tablespaces = vec![Tablespace { oid: 7, name, location: path.clone().into(), bytes: numbers[4] }];
+            record.parts = (1..=parts)
+                .map(|number| PartRecord { number, plain_bytes: 1, stored_bytes: numbers[5], stored_sha256: object.sha256 })
+                .collect();
+            (record.index, record.config) = (object, config);
+            record.damaged_pages = vec![DamagedPage { path, block: numbers[5] }];
+            prop_assert_eq!(open::<BackupRecord>(&seal(&record).unwrap()).unwrap(), record);
+        }
+    }
+}

@@ -172,7 +172,8 @@ fn setting_name(line: &str) -> String {
     name.unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The text of a configuration file with these settings after it, under a heading.
+/// The text of a configuration file with these settings after it, under a heading. Values are quoted as
+/// `GUC_scanstr` (`src/backend/utils/misc/guc-file.l`) reads them; a line ends with its line break, even in quotes.
 pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
     let mut text = original.to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
@@ -181,7 +182,8 @@ pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
     // Writing to a string cannot fail.
     let _written = writeln!(text, "# {heading}").is_ok();
     for (name, value) in settings {
-        let _written = writeln!(text, "{name} = '{}'", value.replace('\\', "\\\\").replace('\'', "''")).is_ok();
+        let value = value.replace('\\', r"\\").replace('\'', "''").replace('\n', r"\n");
+        let _written = writeln!(text, "{name} = '{value}'").is_ok();
     }
     text
 }
@@ -202,6 +204,7 @@ pub fn restore_command(program: &Path, words: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::pg::Lsn;
+    use proptest::prelude::*;
 
     fn replay_to(target: Target, major: u32) -> Vec<Setting> {
         let replay = Replay {
@@ -253,5 +256,71 @@ mod tests {
     fn a_restore_command_survives_odd_paths() {
         let command = restore_command(Path::new("/opt/a b/restore-wal"), &["--repo".into(), "/x/100%'s".into()]);
         assert_eq!(command, r"'/opt/a b/restore-wal' '--repo' '/x/100%%'\''s' %f %p");
+    }
+
+    /// What PostgreSQL reads in a line `name = 'value'` (`GUC_scanstr`).
+    fn as_postgresql_reads(line: &str) -> Option<String> {
+        let quoted = line.split_once(" = '")?.1.strip_suffix('\'')?;
+        let mut value = String::new();
+        let mut chars = quoted.chars();
+        while let Some(c) = chars.next() {
+            value.push(match (c, c == '\\' || c == '\'') {
+                (_, false) => c,
+                (_, true) => match (c, chars.next()?) {
+                    ('\\', 'n') => '\n',
+                    ('\\', '\\') => '\\',
+                    ('\'', '\'') => '\'',
+                    _ => return None,
+                },
+            });
+        }
+        Some(value)
+    }
+
+    /// The words of a command as a shell reads it, as far as only single quotes and backslashes are concerned.
+    fn words(command: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut chars = command.chars();
+        let mut quoted = false;
+        while let Some(c) = chars.next() {
+            match c {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                '\\' if !quoted => words.last_mut().unwrap().extend(chars.next()),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        words
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_reads_back(values in proptest::collection::vec("[a\\\\'\n\r\t#= \u{e9}]{0,12}|[^\\x00]{0,20}", 1..4), original in "[a-z =#\n']{0,30}") {
+            let settings: Vec<Setting> = values.iter().map(|value| ("restore_command", value.clone())).collect();
+            let text = appended(&original, "by a test", &settings);
+            prop_assert!(text.starts_with(&original));
+            let lines: Vec<_> = text.split('\n').rev().skip(1).take(values.len()).map(as_postgresql_reads).collect();
+            prop_assert_eq!(lines.into_iter().rev().collect::<Option<Vec<_>>>(), Some(values));
+            prop_assert!(sets(&text, "restore_command"));
+        }
+
+        #[test]
+        fn every_word_of_a_restore_command_reaches_the_program(given in proptest::collection::vec("[a '\\\\%\n$`\"]{0,9}", 0..4)) {
+            let command = restore_command(Path::new("/bin/restore-wal"), &given);
+            let (own, placeholders) = command.split_at(command.len() - " %f %p".len());
+            prop_assert_eq!(placeholders, " %f %p");
+            // PostgreSQL replaces placeholders first.
+            prop_assert_eq!(own.replace("%%", "").matches('%').count(), 0);
+            let given: Vec<String> = std::iter::once("/bin/restore-wal".to_owned()).chain(given).collect();
+            prop_assert_eq!(words(&own.replace("%%", "%")), given);
+        }
+
+        #[test]
+        fn no_target_is_left(lines in proptest::collection::vec("( ?(recovery_target(_(xid|name|time))?|Recovery_Target|port|#recovery_target) ?=? ?'?[a-z]{0,3}'?)?", 0..6)) {
+            let kept = without_targets(&lines.join("\n"));
+            prop_assert!(!kept.lines().any(|line| line.trim_start().to_lowercase().starts_with("recovery_target")));
+            let others = |text: &str| text.lines().filter(|line| line.contains("port") || line.contains('#')).count();
+            prop_assert_eq!(others(&kept), others(&lines.join("\n")));
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use chrono::{
+    DateTime, Datelike as _, FixedOffset, Local, NaiveDate, NaiveDateTime, SubsecRound as _, TimeZone, Timelike as _,
+    Utc,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::pg::Lsn;
@@ -45,24 +48,31 @@ pub struct ParseTimeError(String);
 
 /// Reads a time as PostgreSQL prints it: date and time, with or without fractions of a second, with an offset, `Z` or
 /// `UTC`, or without a zone: then it is in the zone of this host. A date alone is its midnight. A local time that a
-/// clock change makes ambiguous or skips is refused.
+/// clock change makes ambiguous or skips is refused, and so are leap seconds and years that have not four digits.
+/// The time is in whole microseconds, as PostgreSQL's are: what comes after them is dropped.
 pub fn parse_time(text: &str) -> Result<DateTime<FixedOffset>, ParseTimeError> {
     let error = || ParseTimeError(text.chars().take(64).collect());
-    let text = text.trim();
+    let time = read_time(text.trim()).ok_or_else(error)?;
+    let leap_second = time.nanosecond() >= 1_000_000_000;
+    let year_of_four_digits = (1..=9999).contains(&time.to_utc().year());
+    if leap_second || !year_of_four_digits { Err(error()) } else { Ok(time.trunc_subsecs(6)) }
+}
+
+fn read_time(text: &str) -> Option<DateTime<FixedOffset>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(time);
+        return Some(time);
     }
     let in_utc = ["Z", "UTC", "utc", "GMT"].iter().find_map(|zone| text.strip_suffix(zone)).map(str::trim_end);
     if let Some(naive) = in_utc {
-        return parse_naive(naive).map(|naive| naive.and_utc().fixed_offset()).ok_or_else(error);
+        return parse_naive(naive).map(|naive| naive.and_utc().fixed_offset());
     }
     let with_offset =
         ["%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"];
     if let Some(time) = with_offset.iter().find_map(|format| DateTime::parse_from_str(text, format).ok()) {
-        return Ok(time);
+        return Some(time);
     }
-    let naive = parse_naive(text).ok_or_else(error)?;
-    Local.from_local_datetime(&naive).single().map(|time| time.fixed_offset()).ok_or_else(error)
+    let naive = parse_naive(text)?;
+    Local.from_local_datetime(&naive).single().map(|time| time.fixed_offset())
 }
 
 fn parse_naive(text: &str) -> Option<NaiveDateTime> {
@@ -90,8 +100,15 @@ mod tests {
     #[case("2026-11-20 03:15:00.5 UTC", "2026-11-20 03:15:00.500000+00")]
     #[case("2026-11-20 03:15:00 +0000", "2026-11-20 03:15:00.000000+00")]
     #[case("2026-11-20 03:15Z", "2026-11-20 03:15:00.000000+00")]
+    #[case("2026-11-20 03:15:00.123456999Z", "2026-11-20 03:15:00.123456+00")]
+    #[case("9999-12-31 23:59:59.999999Z", "9999-12-31 23:59:59.999999+00")]
     fn reads_what_postgresql_prints(#[case] text: &str, #[case] expected: &str) {
         assert_eq!(for_postgresql(&parse_time(text).unwrap()), expected);
+    }
+
+    #[test]
+    fn what_comes_after_microseconds_is_dropped() {
+        assert_eq!(parse_time("2026-11-20 03:15:00.123456999Z"), parse_time("2026-11-20 03:15:00.123456Z"));
     }
 
     #[test]
@@ -108,20 +125,44 @@ mod tests {
     #[case("20.11.2026 03:15")]
     #[case("2026-11-20 25:00:00")]
     #[case("2026-02-30 03:15:00+00")]
+    #[case::leap_second("2026-11-20 03:15:60+00")]
+    #[case::year_of_five_digits("+12026-11-20 03:15:00+00")]
+    #[case::year_that_an_offset_makes_too_large("9999-12-31 23:59:59-01")]
+    #[case::year_0("0000-11-20 03:15:00+00")]
+    #[case::end_of_all_calendars("+262142-12-31 23:59:59-23:59")]
+    #[case::end_of_all_local_calendars("+262142-12-31 23:59:59")]
+    #[case::begin_of_all_calendars("-262143-01-01 00:00:00+23:59")]
     fn refuses_to_guess(#[case] text: &str) {
         assert!(parse_time(text).is_err());
     }
 
     proptest! {
         #[test]
-        fn round_trips(micros in 0_i64..4_000_000_000_000_000) {
-            let time = DateTime::from_timestamp_micros(micros).unwrap().fixed_offset();
+        fn round_trips(micros in -62_000_000_000_000_000_i64..253_000_000_000_000_000, offset in -86_399..86_400) {
+            let utc = DateTime::from_timestamp_micros(micros).unwrap();
+            let time = utc.with_timezone(&FixedOffset::east_opt(offset / 60 * 60).unwrap());
             prop_assert_eq!(parse_time(&for_postgresql(&time)).unwrap(), time);
+            let shown = Target::Time(time).to_string();
+            prop_assert_eq!(parse_time(shown.strip_prefix("time ").unwrap()).unwrap(), time);
         }
 
         #[test]
-        fn never_panics(text in ".*") {
-            drop(parse_time(&text));
+        fn never_panics(text in ".*", likely in "[-+]?[0-9]{1,6}-[01]?[0-9]-[0-3]?[0-9]([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?(\\.[0-9]{1,9})?)?(Z| UTC|[-+][0-9]{2}(:?[0-9]{2})?)?") {
+            for text in [text, likely] {
+                if let Ok(time) = parse_time(&text) {
+                    prop_assert_eq!(parse_time(&for_postgresql(&time)), Ok(time));
+                }
+            }
+        }
+
+        #[test]
+        fn targets_are_kept_in_json(lsn: u64, xid: u64, name: String, micros in 0_i64..4_000_000_000_000_000) {
+            let time = DateTime::from_timestamp_micros(micros).unwrap().fixed_offset();
+            let all = [Target::Time(time), Target::Lsn(Lsn(lsn)), Target::Xid(xid), Target::Name(name), Target::Immediate, Target::Latest];
+            for target in all {
+                let json = serde_json::to_string(&target).unwrap();
+                prop_assert_eq!(serde_json::from_str::<Target>(&json).unwrap(), target);
+            }
         }
     }
 }

@@ -65,6 +65,7 @@ impl WalPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use rstest::rstest;
 
     #[rstest]
@@ -83,5 +84,27 @@ mod tests {
             ],
         };
         assert_eq!(plan.needs(WalSegmentName::parse(name).unwrap(), SegmentSize::DEFAULT), needed);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips_and_needs_what_it_names(system_identifier: u64, given: Vec<(u32, u64, Option<u64>)>, shift in 20_u32..=30) {
+            let size = SegmentSize::new(1 << shift).unwrap();
+            let stretch = |(timeline, from, to): (u32, u64, Option<u64>)| Stretch {
+                timeline: TimelineId(timeline),
+                from: Lsn(from),
+                to: to.map(Lsn),
+            };
+            let plan = WalPlan { system_identifier, stretches: given.into_iter().map(stretch).collect() };
+            prop_assert_eq!(&envelope::open::<WalPlan>(&envelope::seal(&plan).unwrap()).unwrap(), &plan);
+            for stretch in &plan.stretches {
+                if stretch.to.is_none_or(|to| stretch.from < to) {
+                    prop_assert!(plan.needs(WalSegmentName::containing(stretch.timeline, stretch.from, size), size));
+                }
+                if let Some(to) = stretch.to.filter(|to| stretch.from < *to) {
+                    prop_assert!(plan.needs(WalSegmentName::before(stretch.timeline, to, size), size));
+                }
+            }
+        }
     }
 }

@@ -89,8 +89,9 @@ pub(super) fn find(name: &str) -> Option<&'static Keyword> {
 
 /// The known name nearest to a misspelt one, where one is near.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    KEYWORDS
-        .iter()
+    // A name that is much longer is none misspelt, and comparing it takes its length's time for every keyword.
+    let comparable = KEYWORDS.iter().filter(|keyword| name.len() <= 2 * keyword.name.len() + 8);
+    comparable
         .map(|keyword| (strsim::damerau_levenshtein(name, keyword.name), keyword.name))
         .min()
         .filter(|(distance, found)| *distance <= 2 && *distance < found.len())

@@ -170,7 +170,9 @@ fn seconds(info: &Conninfo, keyword: &str) -> anyhow::Result<Option<Duration>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keyword::KEYWORDS;
     use super::*;
+    use proptest::prelude::*;
     use rstest::rstest;
 
     fn of(text: &str) -> anyhow::Result<Parameters> {
@@ -212,5 +214,19 @@ mod tests {
     #[case("sslnegotiation=direct sslmode=require")]
     fn accepts(#[case] text: &str) {
         assert!(of(text).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(values in proptest::collection::btree_map(0..KEYWORDS.len(), "-?[0-9]{1,20}|require|direct|system|verify-full|any|.{0,9}", 0..5)) {
+            let mut info = Conninfo::default();
+            for (at, value) in values {
+                info.set(KEYWORDS[at].name, value).unwrap();
+            }
+            if let Ok(parameters) = Parameters::of(&info) {
+                prop_assert_ne!(parameters.timeout, Some(Duration::ZERO));
+                prop_assert!(!parameters.direct_tls || parameters.sslmode >= SslMode::Require);
+            }
+        }
     }
 }

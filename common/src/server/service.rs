@@ -3,6 +3,8 @@
 //! As `parseServiceFile` of `src/interfaces/libpq/fe-connect.c`: `[name]` opens a section, `key=value` lines follow,
 //! `#` begins a comment line, the first section of the name counts. LDAP look-ups are not supported.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -12,6 +14,9 @@ use crate::report::Advice;
 
 /// Where the system's file lies when `PGSYSCONFDIR` is not set: Debian's place, Red Hat's, upstream's.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc"];
+
+/// A larger file is not a service file; libpq has no such limit.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// Where to look for a service.
 pub(super) struct Places {
@@ -44,12 +49,17 @@ pub(super) fn find(service: &str, places: &Places) -> anyhow::Result<Conninfo> {
 }
 
 fn read(service: &str, path: &Path, must_exist: bool) -> anyhow::Result<Option<Conninfo>> {
-    let text = match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    let reading = || format!("read service file {}", path.display());
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut bytes)) {
+        Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("read service file {}", path.display())),
-    };
-    parse(service, &text).with_context(|| format!("read service file {}", path.display()))
+        Err(error) => return Err(error).with_context(reading),
+    }
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(Advice::usage(format!("longer than {BYTES_MAX} bytes"))).with_context(reading);
+    }
+    parse(service, &String::from_utf8_lossy(&bytes)).with_context(reading)
 }
 
 /// The service's section, if the text has one.
@@ -90,6 +100,7 @@ fn store(line: &str, info: &mut Conninfo) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keyword::KEYWORDS;
     use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
@@ -117,7 +128,20 @@ mod tests {
         assert!(format!("{error:#}").starts_with("line 2: "), "{error:#}");
     }
 
+    #[test]
+    fn an_endless_file_is_not_read_to_its_end() {
+        let error = read("a", Path::new("/dev/zero"), true).unwrap_err();
+        assert_eq!(format!("{error:#}"), "read service file /dev/zero: longer than 1048576 bytes");
+    }
+
     proptest! {
+        #[test]
+        fn values_read_back(at in 2..KEYWORDS.len(), value in "[!-~\u{e9}]([ -~\u{e9}]{0,9}[!-~\u{e9}])?") {
+            let name = KEYWORDS[at].name;
+            let info = parse("a", &format!("[b]\n{name}=other\n[a]\n# note\n  {name}={value}\t\n[a]\nx")).unwrap().unwrap();
+            prop_assert_eq!(info.get(name), Some(&value[..]));
+        }
+
         #[test]
         fn never_panics(text in ".*", likely in "[a\\[\\]=\n# ]{0,20}") {
             drop(parse("a", &text));

@@ -128,6 +128,10 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
+    fn encode(text: &str) -> String {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    }
+
     // Cases of src/interfaces/libpq/t/001_uri.pl, and more.
     #[rstest]
     #[case(
@@ -179,6 +183,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn encoded_parts_read_back(values: [String; 4], port: u16, application in ".{0,9}") {
+            let keywords = ["user", "password", "host", "dbname"];
+            let values = values.map(|value| value.replace('\0', ""));
+            let [user, password, host, dbname] = values.each_ref().map(|value| encode(value));
+            let application = application.replace('\0', "");
+            let text = format!("postgresql://{user}:{password}@{host}:{port}/{dbname}?application_name={}", encode(&application));
+            let info = Conninfo::parse(&text).unwrap();
+            for (keyword, value) in keywords.into_iter().zip(&values) {
+                prop_assert_eq!(info.get(keyword), Some(&value[..]).filter(|value| !value.is_empty()));
+            }
+            prop_assert_eq!(info.get("port"), Some(&port.to_string()[..]));
+            prop_assert_eq!(info.get("application_name").unwrap_or_default(), application);
+        }
+
         #[test]
         fn never_panics(text in ".*", likely in "[a\\[\\]:/?,@%0=&\u{e4}]{0,12}") {
             drop(Conninfo::parse(&format!("postgresql://{text}")));

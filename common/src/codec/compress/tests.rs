@@ -246,7 +246,12 @@ proptest! {
     }
 
     #[test]
-    fn parsing_never_panics(text in ".*") {
-        drop(text.parse::<Compression>());
+    fn compressions_read_as_they_are_printed(text in ".*", likely in "(zstd|lz4|gzip)(:-?[0-9]{1,2})?") {
+        for text in [text, likely] {
+            if let Ok(compression) = text.parse::<Compression>() {
+                prop_assert_eq!(compression.to_string().parse(), Ok(compression));
+                prop_assert!(Encoder::new(Vec::new(), compression).is_ok());
+            }
+        }
     }
 }

@@ -234,7 +234,8 @@ impl RecordReader {
     /// Breaks when the log has ended ([`RecordReader::end`] says why) or as soon as `each` breaks; after that it must
     /// not be called again, since what was left of `bytes` is lost.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Record) -> ControlFlow<()>) -> ControlFlow<()> {
-        let mut rest = bytes;
+        // Behind the last position of all there is none to count on to.
+        let mut rest = at_most(bytes, u64::MAX - self.position);
         while !rest.is_empty() && self.end.is_none() {
             match self.step(rest) {
                 Ok((used, record)) => {
@@ -351,7 +352,7 @@ impl RecordReader {
     /// A page with a good header begins: does it go on as the pages before it made expect?
     fn enter_page(&mut self, start: u64, body: u64, page: &PageHeader) -> Result<(), WalEnd> {
         let continues = page.info & CONTINUES != 0;
-        let page_end = body + self.page_left;
+        let page_end = body.saturating_add(self.page_left);
         match self.state {
             State::Approach(from) if from > start => {
                 self.skip = from.clamp(body, page_end) - body;
@@ -360,7 +361,7 @@ impl RecordReader {
                 }
             }
             State::Approach(_) => {
-                let remaining = if continues { u64::from(page.remaining).next_multiple_of(ALIGNMENT) } else { 0 };
+                let remaining = if continues { next_multiple(page.remaining.into(), ALIGNMENT) } else { 0 };
                 self.skip = remaining.min(self.page_left);
                 if remaining < self.page_left {
                     self.state = State::Between;
@@ -393,18 +394,23 @@ impl RecordReader {
         }
         let start = self.record.start();
         let bytes_end = self.position + used as u64;
-        let mut end = bytes_end.next_multiple_of(ALIGNMENT);
+        let mut end = next_multiple(bytes_end, ALIGNMENT);
         self.skip = end - bytes_end;
         let kind = self.record.finish()?;
         self.previous = Some(start);
         self.state = State::Between;
         // A switch that happens to end its segment leaves nothing to pass over.
         if self.record.is_switch() && !end.is_multiple_of(self.size.bytes()) {
-            end = end.next_multiple_of(self.size.bytes());
+            end = next_multiple(end, self.size.bytes());
             self.state = State::Switched;
         }
         Ok((used, Some(Record { start, end: Lsn(end), kind })))
     }
+}
+
+/// The next position of this alignment; the last of all where there is none.
+fn next_multiple(position: u64, alignment: u64) -> u64 {
+    position.checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
 }
 
 /// The first `limit` of these bytes, or all.
@@ -608,6 +614,19 @@ mod tests {
         let (records, stop) = read_from(Lsn(1 << 20), &log.bytes, 512);
         assert_eq!(records.len(), 1);
         assert_eq!(stop, Some(WalEnd::Page { at: end, what: "rest of a record" }));
+    }
+
+    #[test]
+    fn the_last_segment_of_all_is_read_to_its_end() {
+        let mut log = Writer::new((1 << 44) - 1);
+        let first = log.commit(1, 1);
+        let left = SIZE as usize - log.bytes.len();
+        log.filler(left - (SIZE as usize / PAGE - 1) * 24 - 24);
+        assert_eq!(log.bytes.len(), SIZE as usize);
+        for piece in [1, 8192, 1 << 21] {
+            let (records, stop) = read_from(first.0, &log.bytes, piece);
+            assert_eq!((spans(&records), stop), (vec![first], None));
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Writer {
     }
 
     pub(crate) fn position(&self) -> u64 {
-        self.base + self.bytes.len() as u64
+        self.base.wrapping_add(self.bytes.len() as u64)
     }
 
     pub(crate) fn page_header(&mut self, info: u16, remaining: usize) {
