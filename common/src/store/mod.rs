@@ -96,7 +96,7 @@ pub enum StoreError {
     #[error("{0:?} cannot be the name of an object")]
     BadKey(String),
     /// Anything else; trying again may help unless [`StoreError::is_permanent`].
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was being done, in the present tense, with the key or path.
         what: String,

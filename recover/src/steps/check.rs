@@ -9,7 +9,7 @@ use common::app::context::ConnectionSources;
 use common::archive::{Repository, inspect, segments};
 use common::pg::exclusions::tablespace_version_directory;
 use common::pg::{ArchiveName, WalSegmentName};
-use common::report::Advice;
+use common::report::{Advice, message_of};
 use common::server::backup::switch_wal;
 use common::server::{Conninfo, Session};
 use common::sys::clock::{Deadline, poll};
@@ -39,7 +39,9 @@ pub(crate) fn bring_in_the_tail(
     let Some(origin) = &facts.origin else { return Ok(false) };
     let Some(server) = &origin.server else { return Ok(false) };
     let control = &origin.control;
-    let told = |err: &anyhow::Error| tracing::warn!("the running server's last WAL is not archived first: {err:#}");
+    let told = |err: &anyhow::Error| {
+        tracing::warn!("the running server's last WAL is not archived first: {}", message_of(err))
+    };
     // A port on the command line is the recovered server's, which is another one's where a copy is made.
     let sources = ConnectionSources {
         port: server.file.port.map(|port| port.to_string()),
@@ -121,12 +123,16 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     Ok(text)
 }
 
-/// Every object of the backup is there with the size of its record.
+/// Every object of the backup is there with the size of its record; manifest and index are those that were written.
 fn objects_are_there(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()> {
     let (progress, cancel) = (&*site.ctx.progress, &site.ctx.cancel);
     let findings = inspect::backup(&site.repository, &decision.backup, inspect::Depth::Quick, 1, progress, cancel)?;
     // Pages that were bad on the server already are in the plan's warnings; they can be restored as they were.
-    match findings.iter().find(|finding| finding.kind != inspect::Kind::BadPages) {
+    let mut first = findings.into_iter().find(|finding| finding.kind != inspect::Kind::BadPages);
+    if first.is_none() {
+        first = inspect::documents(&site.repository, &decision.backup, cancel)?;
+    }
+    match first {
         None => Ok(()),
         Some(first) => {
             Err(Advice::refused(format!("{} is damaged: {}: {}", decision.backup.id, first.object, first.what))
@@ -202,9 +208,10 @@ fn pg_wal_can_be_renamed(pg_wal: &Path) -> anyhow::Result<()> {
 /// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.
 fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
     let backup = &decision.backup;
-    let outside: u64 = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).sum();
+    let sum = |sum: u64, bytes: u64| sum.saturating_add(bytes);
+    let outside = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).fold(0, sum);
     let spare = SPARE_SEGMENTS * backup.source.segment_size.bytes();
-    let mut needs = vec![(place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside) + spare)];
+    let mut needs = vec![(place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside).saturating_add(spare))];
     for (oid, location) in &decision.plan.tablespaces {
         let bytes = backup.tablespaces.iter().find(|tablespace| tablespace.oid == *oid).map_or(0, |found| found.bytes);
         needs.push((location.clone(), bytes));
@@ -212,7 +219,7 @@ fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
     for index in 0..needs.len() {
         let Some((path, _)) = needs.get(index) else { break };
         let shares = |other: &Path| space::same_file_system(existing(path), existing(other)).unwrap_or(false);
-        let needed: u64 = needs.iter().filter(|(other, _)| shares(other)).map(|(_, bytes)| bytes).sum();
+        let needed = needs.iter().filter(|(other, _)| shares(other)).map(|(_, bytes)| *bytes).fold(0, sum);
         let free = space::available(path).with_context(|| format!("measure the room at {}", path.display()))?;
         if free < needed {
             return Err(Advice::refused(format!(
