@@ -4,6 +4,7 @@ use std::io;
 
 use super::exit;
 use crate::report::message_of;
+use crate::store::StoreError;
 
 /// A message of one line, without the program's name, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,19 +38,20 @@ impl Failure {
 /// What to do about an error: what its outermost advice says, else what the system's answer below it calls for.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
     let advised = exit::advice(error).and_then(|advice| advice.hint.clone());
-    advised.or_else(|| error.chain().find_map(|cause| usual_cure(cause.downcast_ref::<io::Error>()?.kind())))
+    let of_store = || error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()?.cure());
+    let of_system = || error.chain().find_map(|cause| usual_cure(cause.downcast_ref::<io::Error>()?.kind()));
+    advised.or_else(|| of_store().or_else(of_system).map(str::to_owned))
 }
 
 /// What helps against an answer of the system, whatever was being done.
-fn usual_cure(kind: io::ErrorKind) -> Option<String> {
-    let cure = match kind {
-        io::ErrorKind::StorageFull => "make room there: df -h and df -i show what is used up",
-        io::ErrorKind::QuotaExceeded => "make room there, or raise the quota",
-        io::ErrorKind::ReadOnlyFilesystem => "mount that file system for writing",
-        io::ErrorKind::PermissionDenied => "run as the user that owns it, or give this user the right",
-        _ => return None,
-    };
-    Some(cure.to_owned())
+fn usual_cure(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::StorageFull => Some("make room there: df -h and df -i show what is used up"),
+        io::ErrorKind::QuotaExceeded => Some("make room there, or raise the quota"),
+        io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
+        io::ErrorKind::PermissionDenied => Some("run as the user that owns it, or give this user the right"),
+        _ => None,
+    }
 }
 
 /// The text with its control characters escaped: nothing that a message quotes can begin a line of its own, or speak
@@ -67,7 +69,6 @@ mod tests {
     use super::*;
     use crate::app::exit::Program;
     use crate::report::Advice;
-    use crate::store::StoreError;
     use anyhow::Context as _;
     use clap::Parser;
     use proptest::prelude::*;

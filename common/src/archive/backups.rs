@@ -116,7 +116,7 @@ pub fn remove(repository: &Repository, id: BackupId) -> anyhow::Result<()> {
     let layout = repository.layout();
     let commit = layout.backup_object(id, backup_object::COMMIT)?;
     let started = layout.backup_object(id, backup_object::STARTED)?;
-    let removing = || format!("remove backup {id} from {}", repository.describe());
+    let removing = || format!("remove {id} from {}", repository.describe());
     repository.store().delete(std::slice::from_ref(&commit)).with_context(removing)?;
     let objects: Vec<Key> = repository.list_all(&layout.backup(id))?.into_iter().map(|entry| entry.key).collect();
     let data: Vec<Key> = objects.iter().filter(|key| **key != started && **key != commit).cloned().collect();

@@ -51,7 +51,8 @@ fn tablespaces(tablespaces: &[Tablespace]) -> Option<String> {
 }
 
 fn is_plain(path: &Path) -> bool {
-    path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+    let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    path.is_absolute() && path.parent().is_some() && path.components().all(plain)
 }
 
 fn sizes(record: &BackupRecord) -> Option<String> {
@@ -107,6 +108,7 @@ mod tests {
     #[case::never_stops(|record: &mut BackupRecord| record.span.stop_lsn = Lsn(u64::MAX))]
     #[case::relative(|record: &mut BackupRecord| record.tablespaces = vec![tablespace(16_385, "srv")])]
     #[case::nowhere(|record: &mut BackupRecord| record.tablespaces = vec![tablespace(16_385, "")])]
+    #[case::the_root(|record: &mut BackupRecord| record.tablespaces = vec![tablespace(16_385, "/")])]
     #[case::upwards(|record: &mut BackupRecord| record.tablespaces = vec![tablespace(16_385, "/srv/../etc")])]
     #[case::twice(|record: &mut BackupRecord| record.tablespaces = vec![tablespace(1, "/a"), tablespace(1, "/b")])]
     #[case::oid_0(|record: &mut BackupRecord| record.tablespaces = vec![tablespace(0, "/a")])]

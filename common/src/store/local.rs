@@ -43,8 +43,7 @@ fn look(path: &Path) -> Result<Option<Metadata>, StoreError> {
 }
 
 fn refuse_link(path: &Path) -> StoreError {
-    let source = io::Error::new(ErrorKind::InvalidInput, "a symbolic link inside a repository is not followed");
-    io_error("open", path, source)
+    StoreError::Link(path.display().to_string())
 }
 
 impl LocalStore {
@@ -266,8 +265,11 @@ impl Upload for LocalUpload {
     fn publish_new(self: Box<Self>) -> Result<Published, StoreError> {
         let Self { store, dest, file } = *self;
         // The way to the folder is durable since the file was begun in it: it was never empty since.
-        if file.publish_new(&dest).map_err(|error| io_error("publish", &dest, error))? {
-            return Ok(Published::Created);
+        match file.publish_new(&dest) {
+            Ok(true) => return Ok(Published::Created),
+            Ok(false) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && !store.has_root()? => return Err(store.no_root()),
+            Err(error) => return Err(io_error("publish", &dest, error)),
         }
         store.sync_existing(&dest)?;
         Ok(Published::Exists)

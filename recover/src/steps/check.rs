@@ -11,7 +11,7 @@ use common::pg::exclusions::tablespace_version_directory;
 use common::pg::{ArchiveName, WalSegmentName};
 use common::report::{Advice, message_of};
 use common::server::backup::switch_wal;
-use common::server::{Conninfo, Session};
+use common::server::{Conninfo, Session, refuse_path};
 use common::sys::clock::{Deadline, poll};
 use common::sys::space;
 use common::units::ByteCount;
@@ -92,10 +92,13 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     let arrival = target::locate(facts, decision, site)?;
     if plan.replaces {
         let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
-        writable(parent)?;
+        writable(parent, RENAMED_WITHIN)?;
     }
     if let Some(pg_wal) = plan.pg_wal.as_deref().filter(|pg_wal| pg_wal.exists()) {
         pg_wal_can_be_renamed(pg_wal)?;
+    }
+    if plan.starts {
+        refuse_path(&plan.pgdata)?;
     }
     if let Some(port) = plan.port {
         socket_path_fits(&plan.pgdata, port)?;
@@ -158,11 +161,12 @@ fn socket_path_fits(pgdata: &Path, port: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn writable(directory: &Path) -> anyhow::Result<()> {
-    common::sys::durable::TemporaryFile::create_in(directory, 0o600).map(drop).with_context(|| {
-        Advice::refused(format!("nothing can be written into {}", directory.display()))
-            .hint("a directory is renamed within it: run recover as a user that may")
-    })
+const RENAMED_WITHIN: &str = "a directory is renamed within it: run recover as a user that may";
+
+fn writable(directory: &Path, hint: &str) -> anyhow::Result<()> {
+    common::sys::durable::TemporaryFile::create_in(directory, 0o600)
+        .map(drop)
+        .with_context(|| Advice::refused(format!("nothing can be written into {}", directory.display())).hint(hint))
 }
 
 /// The backup's folders of each tablespace must not be there yet, except where they are the old cluster's, which is set
@@ -177,6 +181,10 @@ fn tablespace_places_are_free(decision: &Decision, old: Option<&OldCluster>) -> 
                 .hint("a copy's tablespace needs a directory that is empty or does not exist")
                 .into());
         }
+        writable(
+            existing(place),
+            "a tablespace goes there: make its directory for the user that runs PostgreSQL, or name another with -T OLD=NEW",
+        )?;
         let moves_aside = old.is_some_and(|old| old.tablespace_links.iter().any(|(_, known)| known == place));
         let folder = place.join(&version);
         if !moves_aside && folder.exists() {
@@ -202,7 +210,7 @@ fn pg_wal_can_be_renamed(pg_wal: &Path) -> anyhow::Result<()> {
             .hint("recover to a directory of its own with --as production -D DIR on a file system with room")
             .into());
     }
-    writable(pg_wal.parent().unwrap_or(Path::new("/")))
+    writable(pg_wal.parent().unwrap_or(Path::new("/")), RENAMED_WITHIN)
 }
 
 /// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.

@@ -124,7 +124,7 @@ impl Finding {
 /// An error when there is no such backup, or when the repository does not answer.
 pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<BackupRecord, Finding>> {
     let key = repository.layout().backup_object(id, backup_object::COMMIT)?;
-    repository.store().stat(&key).with_context(|| format!("look for backup {id}"))?;
+    repository.store().stat(&key).with_context(|| format!("look for {id}"))?;
     match backups::load(repository, id) {
         Ok(record) => Ok(Ok(record)),
         Err(err) if err.is::<RecordError>() => Ok(Err(Finding::new(Kind::Record, &key, message_of(&err)))),

@@ -17,6 +17,8 @@ use e2e::cluster::Recipe;
 use e2e::repository::fingerprint;
 use e2e::{Cluster, Ran, Repo, Sandbox, StopMode};
 
+use super::hazards::unchanged;
+
 /// A cluster that is stopped, with two backups, WAL before and after them, and a second timeline.
 struct Scene {
     sandbox: Sandbox,
@@ -51,6 +53,7 @@ impl Scene {
         cluster.sql("insert into t select generate_series(1, 1000)")?;
         let unarchived = cluster.end_segment()?;
         cluster.stop(StopMode::Immediate)?;
+        cluster.configure(&[("archive_command".to_owned(), e2e::cluster::archive_command(&sandbox, &repo)?)])?;
         let objects = repo.wal_objects();
         let history = objects.keys().rfind(|name| name.ends_with(".backup")).context("a backup history file")?;
         let segment = history.get(..24).context("a segment's name")?.to_owned();
@@ -120,7 +123,7 @@ impl Scene {
                 }
             }
         }
-        super::hazards::unchanged(&before, &fingerprint(self.sandbox.path())?)
+        unchanged(&before, &fingerprint(self.sandbox.path())?)
     }
 }
 

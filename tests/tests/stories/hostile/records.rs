@@ -282,3 +282,53 @@ fn a_run_whose_record_is_damaged_is_left_alone() -> Result<()> {
     ensure!(folder.join("started.json").exists(), "retention removed what it could not read");
     Ok(())
 }
+
+/// A backup into a repository with a damaged record of its own: nothing is begun.
+#[test]
+fn no_backup_goes_where_a_record_is_damaged() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.cluster.start()?;
+    for path in [scene.repo.path().join("holdfast.json"), system_record(&scene)?] {
+        let sound = std::fs::read(&path)?;
+        scene.repo.truncate(&path, sound.len() / 2)?;
+        let backups = scene.repo.backups();
+        let ran = orderly(scene.cluster.try_backup(&["--archive-timeout", "1s"])?)?;
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        ran.expect_code(1)?.says(&[name, "damaged record"])?;
+        ensure!(
+            scene.repo.backups() == backups && std::fs::read_dir(scene.repo.path().join("main/backup"))?.count() == 2
+        );
+        scene.repo.replace(&path, &sound)?;
+    }
+    scene.cluster.backup(&[])?;
+    Ok(())
+}
+
+/// What the runbook "A record is damaged" says.
+#[test]
+fn the_runbook_mends_records() -> Result<()> {
+    let scene = Scene::new()?;
+    let top = scene.repo.path().join("holdfast.json");
+    scene.repo.truncate(&top, 50)?;
+    let runbook = include_str!("../../../../docs/OPERATIONS.md");
+    let recipe = runbook.split("```sh\n").find(|text| text.starts_with("body=")).context("the runbook's recipe")?;
+    let recipe = recipe.split("```").next().context("its end")?.replace("/var/lib/holdfast", scene.repo.arg()?);
+    scene.sandbox.run_other("sh", &["-c", &recipe])?.success()?;
+    scene.expect(FINE, &[])?;
+
+    let system = system_record(&scene)?;
+    scene.repo.truncate(&system, 50)?;
+    scene.cluster.archive_wal(&format!("pg_wal/{}", scene.unarchived))?.expect_code(1)?.says(&["move it away"])?;
+    std::fs::remove_file(system)?;
+    scene.cluster.archive_wal(&format!("pg_wal/{}", scene.unarchived))?.success()?;
+
+    let history = scene.repo.wal("00000002.history")?;
+    let content = scene.repo.unpack(&history)?;
+    scene.repo.truncate(&history, 10)?;
+    scene.run("recover", &["windows"])?.expect_code(1)?.says(&["archive 00000002.history again"])?;
+    scene.repo.remove(&history)?;
+    let path = scene.sandbox.path().join("strange/00000002.history");
+    scene.sandbox.write(&path, &content)?;
+    scene.node.archive_wal(path.to_str().context("text")?)?.success()?;
+    scene.expect(FINE, &[])
+}

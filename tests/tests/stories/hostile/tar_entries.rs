@@ -9,6 +9,9 @@ use super::*;
 /// Where a forged path would lead; nothing must be there afterwards.
 const ESCAPED: &str = "escaped";
 
+/// What a case does to a header.
+type Change<'a> = Box<dyn Fn(&mut tar::Header) -> std::io::Result<()> + 'a>;
+
 /// Index lines that are refused as they are read: `verify` finds them, `recover` touches nothing.
 #[test]
 fn an_index_that_leads_astray_is_refused_before_anything_is_touched() -> Result<()> {
@@ -73,7 +76,7 @@ fn refused(scene: &Scene, words: &[&str]) -> Result<()> {
         ensure!(verified.stdout.contains(word), "nothing about {word:?} in {verified}");
         ensure!(recovered.stderr.contains(word), "nothing about {word:?} in {recovered}");
     }
-    super::super::hazards::unchanged(&before, &fingerprint(scene.sandbox.path())?)
+    unchanged(&before, &fingerprint(scene.sandbox.path())?)
 }
 
 /// Entries that only the file system refuses: the restore ends with what is wrong, in its own folder.
@@ -100,7 +103,7 @@ fn entries_that_collide_are_damage() -> Result<()> {
         let ran = scene.copy(&name, &["--backup", &scene.newer, "--target-latest", "--no-start"])?;
         orderly(ran)?.expect_code(1)?.says(&[words, "rollback"]).with_context(|| format!("{field} = {value}"))?;
         sound.put_back(&scene)?;
-        super::super::hazards::unchanged(&before, &outside(&scene, &name)?)?;
+        unchanged(&before, &outside(&scene, &name)?)?;
         // The way back that was named, and then the same again.
         let dest = scene.sandbox.path().join(&name).display().to_string();
         scene.run("recover", &["rollback", "-D", &dest, "--yes"])?.success()?;
@@ -119,7 +122,6 @@ fn a_tar_header_leads_nobody_astray() -> Result<()> {
     let sound = Bytes::of(&scene)?;
     let last = Forge::open(&scene.repo, &scene.newer)?.record["parts"].as_array().map_or(0, Vec::len) as u64;
     let absolute = scene.sandbox.path().join(ESCAPED).display().to_string();
-    type Change<'a> = Box<dyn Fn(&mut tar::Header) -> std::io::Result<()> + 'a>;
     let named = |name: &str, kind: tar::EntryType| -> Change<'_> {
         let name = name.to_owned();
         Box::new(move |header| {
@@ -164,7 +166,7 @@ fn a_tar_header_leads_nobody_astray() -> Result<()> {
             let before = outside(&scene, &name)?;
             let ran = scene.copy(&name, &["--backup", &scene.newer, "--target-latest", "--no-start"])?;
             orderly(ran)?.success().with_context(|| (*what).to_owned())?;
-            super::super::hazards::unchanged(&before, &outside(&scene, &name)?)?;
+            unchanged(&before, &outside(&scene, &name)?)?;
             let copy = scene.sandbox.path().join(&name);
             scene.sandbox.run_other("pg_verifybackup", &["-n", copy.to_str().context("text")?])?.success()?;
         }
@@ -185,7 +187,7 @@ fn a_record_that_leads_astray_is_refused() -> Result<()> {
         let before = fingerprint(scene.sandbox.path())?;
         let ran = orderly(scene.cluster.try_recover(&["--backup", &scene.newer, "--target-latest"])?)?;
         ensure!(matches!(ran.code, Some(1 | 20)), "{location:?}: {ran}");
-        super::super::hazards::unchanged(&before, &fingerprint(scene.sandbox.path())?)?;
+        unchanged(&before, &fingerprint(scene.sandbox.path())?)?;
         sound.put_back(&scene)?;
     }
     scene.expect([0; 8], &[])
