@@ -38,7 +38,10 @@ impl Forge {
     /// The line of the file at `path`, to be changed.
     pub fn file(&mut self, path: &str) -> Result<&mut Value> {
         let lines = self.index.iter_mut().filter_map(|line| line.get_mut("file"));
-        lines.into_iter().find(|file| file["path"] == path).with_context(|| format!("no {path} in the index"))
+        lines
+            .into_iter()
+            .find(|file| file.get("path").is_some_and(|found| found == path))
+            .with_context(|| format!("no {path} in the index"))
     }
 
     /// The tar stream of a part.
@@ -56,14 +59,20 @@ impl Forge {
         }
         stored.extend(seek_table(&sizes)?);
         self.repo.replace(&self.object(&part_name(number))?, &stored)?;
-        let parts = self.record["parts"].as_array_mut().context("a record has parts")?;
-        let part = parts.iter_mut().find(|part| part["number"] == number).context("no part of this number")?;
+        let parts = self.record.get_mut("parts").and_then(Value::as_array_mut).context("a record has parts")?;
+        let part = parts
+            .iter_mut()
+            .find(|part| part.get("number").is_some_and(|found| *found == number))
+            .context("no part of this number")?;
         *part = json!({
             "number": number, "plain_bytes": plain.len(), "stored_bytes": stored.len(),
             "stored_sha256": Digest::of(&stored),
         });
         let tables = self.index.iter_mut().filter_map(|line| line.get_mut("frames"));
-        let table = tables.into_iter().find(|table| table["part"] == number).context("no frames of this part")?;
+        let table = tables
+            .into_iter()
+            .find(|table| table.get("part").is_some_and(|found| *found == number))
+            .context("no frames of this part")?;
         let frames: Vec<usize> = sizes.iter().map(|(stored, _)| *stored).collect();
         *table = json!({ "part": number, "plain_bytes": plain.len(), "frames": frames });
         Ok(())
@@ -83,10 +92,11 @@ impl Forge {
     /// and the record.
     pub fn write_object(&mut self, field: &str, name: &str, stored: &[u8], plain: &[u8]) -> Result<()> {
         self.repo.replace(&self.object(name)?, stored)?;
-        self.record[field] = json!({
+        let object = json!({
             "plain_bytes": plain.len(), "stored_bytes": stored.len(),
             "stored_sha256": Digest::of(stored), "sha256": Digest::of(plain),
         });
+        self.record.as_object_mut().context("a record is an object")?.insert(field.to_owned(), object);
         self.write_record()
     }
 
@@ -107,7 +117,7 @@ fn part_name(number: u64) -> String {
 /// The body of a record in its envelope.
 pub fn body(record: &[u8]) -> Result<Value> {
     let mut envelope: Value = serde_json::from_slice(record).context("read a record")?;
-    Ok(envelope["record"].take())
+    Ok(envelope.get_mut("record").context("no record in the envelope")?.take())
 }
 
 /// A record of this kind in an envelope of format 1, with the digest that belongs to it.

@@ -46,7 +46,8 @@ fn tablespaces(tablespaces: &[Tablespace]) -> Option<String> {
         if !seen.insert(*oid) || *oid == 0 {
             return Some(format!("tablespace {oid} is named twice, or is none"));
         }
-        (!is_plain(location)).then(|| format!("tablespace {oid} lay at {location:?}, which is no absolute path"))
+        (!is_plain(location))
+            .then(|| format!("tablespace {oid} lay at \"{}\", which is no absolute path", location.display()))
     })
 }
 

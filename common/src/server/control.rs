@@ -176,7 +176,7 @@ pub fn refuse_path(path: &Path) -> Result<(), Advice> {
     if !path.to_string_lossy().contains(['"', '$', '`', '\\', '\n']) {
         return Ok(());
     }
-    Err(Advice::usage(format!("pg_ctl can't handle the path {path:?}"))
+    Err(Advice::usage(format!("pg_ctl can't handle the path {}", path.display()))
         .hint("choose a path without double quotes, dollar signs, backticks, backslashes and line breaks"))
 }
 

@@ -23,7 +23,7 @@ const FILE_MODE: u32 = 0o640;
 /// How often a folder that another process removed as empty, while we were about to use it, is made again.
 const FOLDER_ATTEMPTS_MAX: u32 = 100;
 
-/// A [`Store`] in a local (or mounted) folder. The first write makes the folder.
+/// A [`Store`] in a local (or mounted) folder. The first write of an object at its top makes the folder.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     root: PathBuf,
@@ -115,6 +115,11 @@ impl LocalStore {
     fn temporary_for(&self, path: &Path) -> Result<TemporaryFile, StoreError> {
         self.refuse_linked_folders(path)?;
         let folder = path.parent().unwrap_or(&self.root);
+        // The first object of a store lies at its top. A root that is gone later was unmounted: what was written below
+        // its mount point would be hidden, or fill another disk.
+        if folder != self.root && !self.has_root()? {
+            return Err(self.no_root());
+        }
         let failed = |error| io_error("make a file in", folder, error);
         for _ in 0..FOLDER_ATTEMPTS_MAX {
             let file = match TemporaryFile::create_in(folder, FILE_MODE) {

@@ -40,7 +40,7 @@ pub(crate) fn bring_in_the_tail(
     let Some(server) = &origin.server else { return Ok(false) };
     let control = &origin.control;
     let told = |err: &anyhow::Error| {
-        tracing::warn!("the running server's last WAL is not archived first: {}", message_of(err))
+        tracing::warn!("the running server's last WAL is not archived first: {}", message_of(err));
     };
     // A port on the command line is the recovered server's, which is another one's where a copy is made.
     let sources = ConnectionSources {

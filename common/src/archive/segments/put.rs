@@ -21,6 +21,9 @@ use crate::archive::{Identity, Repository};
 /// How much is read and compressed at a time; a cancellation is seen this often.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// No segment of PostgreSQL's is larger. What unpacks to more is not read on.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
 /// What became of a file that was put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
@@ -201,6 +204,8 @@ impl Outgoing<'_> {
             Ok(())
         })?;
         if !same {
+            // Only what can be read to its end is another file; else it is this one, damaged.
+            std::io::copy(&mut archived.take(SEGMENT_BYTES_MAX), &mut std::io::sink()).with_context(damaged)?;
             return Ok(false);
         }
         let mut rest = [0];

@@ -35,7 +35,7 @@ fn backup_fails(scene: &Scene) -> Result<()> {
 fn writers_succeed(scene: &Scene) -> Result<()> {
     scene.cluster.archive_wal(&format!("pg_wal/{}", scene.unarchived))?.success()?;
     scene.run("retention", &["--keep-last", "1"])?.success()?;
-    ensure!(scene.repo.backups() == [scene.newer.clone()]);
+    ensure!(scene.repo.backups() == std::slice::from_ref(&scene.newer));
     scene.fetch()?.success()?;
     Ok(())
 }
@@ -88,7 +88,7 @@ fn a_closed_folder_is_not_an_empty_one() -> Result<()> {
     ];
     for (path, codes) in cases {
         let mode = std::fs::metadata(&path)?.permissions();
-        set_permissions(&path, Permissions::from_mode(0))?;
+        set_permissions(&path, Permissions::from_mode(0o000))?;
         let answers = scene.ask()?;
         set_permissions(&path, mode)?;
         for (ran, code) in answers.into_iter().zip(codes) {

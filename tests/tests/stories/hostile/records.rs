@@ -257,6 +257,9 @@ fn frugal(scene: &Scene) -> Result<()> {
         let ran = orderly(scene.sandbox.run_within(MEGABYTES, program, &args)?)?;
         ensure!(matches!(ran.code, Some(0 | 1 | 3 | 20 | 201)), "{ran}");
     }
+    if PathBuf::from(&dest).exists() {
+        std::fs::remove_file(dest)?;
+    }
     Ok(())
 }
 
