@@ -226,3 +226,13 @@ fn check_closed_folder(store: &LocalStore) {
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o750)).unwrap();
     assert_eq!(names(store), ["main/wal/1"]);
 }
+
+/// A disk that is unmounted while somebody writes to it.
+#[test]
+fn a_root_that_vanished_is_not_made_again() {
+    let fixture = fixture();
+    durable::rename(&fixture.at(""), &fixture.dir.path().join("away")).unwrap();
+    let error = create(&fixture.store, "main/wal/2").unwrap_err();
+    assert!(matches!(error, StoreError::NoRoot(_)), "{error}");
+    assert!(!fixture.at("").exists());
+}

@@ -114,7 +114,6 @@ impl Scene {
 
     /// Calls every program and looks at what each says: see [`orderly`].
     fn expect(&self, codes: Codes, words: &[&str]) -> Result<()> {
-        let before = fingerprint(self.sandbox.path())?;
         for (ran, code) in self.ask()?.into_iter().zip(codes) {
             let ran = orderly(ran)?.expect_code(code)?;
             if code != 0 {
@@ -123,6 +122,16 @@ impl Scene {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Goes through cases that put back what they damage. Then everything is as it was, inside the repository and
+    /// outside, and every program is content.
+    fn unharmed(&self, cases: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let before = fingerprint(self.sandbox.path())?;
+        self.expect([0; 8], &[]).context("before any damage")?;
+        cases(self)?;
+        self.expect([0; 8], &[]).context("when all damage is mended")?;
         unchanged(&before, &fingerprint(self.sandbox.path())?)
     }
 }
