@@ -84,9 +84,7 @@ mod tests {
     use rstest::rstest;
 
     fn sound() -> BackupRecord {
-        let mut record = testing::backup(1, 0x200_0000, 700);
-        record.parts[0].plain_bytes = 4096;
-        record
+        testing::backup(1, 0x200_0000, 700)
     }
 
     fn tablespace(oid: u32, location: &str) -> Tablespace {

@@ -318,7 +318,7 @@ pub mod testing {
             },
             tablespaces: Vec::new(),
             compression: Compression::default(),
-            parts: vec![PartRecord { number: 1, plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256 }],
+            parts: vec![PartRecord { number: 1, plain_bytes: 2048, stored_bytes: 1, stored_sha256: sha256 }],
             index: object,
             manifest: object,
             config: None,
