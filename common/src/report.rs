@@ -4,6 +4,7 @@
 //! outermost one decides the exit class and the hint.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -85,6 +86,39 @@ impl fmt::Display for Advice {
 }
 
 impl std::error::Error for Advice {}
+
+/// The chain of an error in one line, as `main` would say it: nothing twice, the system's answers in plain words.
+pub fn message_of(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
+        // An error whose text already ends in its source's would say it twice.
+        if message.ends_with(&text) {
+            continue;
+        }
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(&text);
+    }
+    for system in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
+        message = message.replace(&system.to_string(), &system_error(system));
+    }
+    message
+}
+
+/// "permission denied" rather than "Permission denied (os error 13)".
+pub(crate) fn system_error(error: &io::Error) -> String {
+    let text = error.to_string();
+    let Some(number) = error.raw_os_error() else { return text };
+    let text = text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text);
+    let mut characters = text.chars();
+    let (first, second) = (characters.next(), characters.clone().next());
+    match (first, second) {
+        // "RPC …" and "NFS …" stay as they are.
+        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
+        _ => text.to_owned(),
+    }
+}
 
 /// Where long work tells how far it is. Implementations never fail and never block for long.
 pub trait Progress: Send + Sync {

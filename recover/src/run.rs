@@ -1,7 +1,7 @@
 //! `recover run`: gathers, decides, asks, and goes through the steps.
 
 use anyhow::Context as _;
-use common::app::{Context, Outcome};
+use common::app::{Context, Outcome, hint_of};
 use common::report::{Advice, Interrupted};
 use common::restore::target::Target;
 
@@ -138,7 +138,7 @@ fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
     let advice = Advice {
         class: known.map_or_else(|| common::app::exit::of_error(&err), |advice| advice.class),
         message: format!("the recovery of {} did not succeed", site.place.pgdata.display()),
-        hint: Some(match known.and_then(|advice| advice.hint.clone()) {
+        hint: Some(match hint_of(&err) {
             Some(hint) => format!("{hint}; {way_back}"),
             None => way_back,
         }),

@@ -1,9 +1,9 @@
 //! What the findings mean for PostgreSQL. Pure.
 
-use common::app::message_of;
+use common::app::hint_of;
 use common::archive::segments::Fetched;
 use common::pg::ArchiveName;
-use common::report::{Advice, ExitClass};
+use common::report::{Advice, ExitClass, message_of};
 
 use crate::request::Request;
 use crate::search::Finding;
@@ -66,7 +66,7 @@ fn failure(name: ArchiveName, finding: &Finding) -> Option<Advice> {
             Some(Advice {
                 class: known.map_or(ExitClass::Failed, |advice| advice.class),
                 message: format!("restore {name} from {place}: {}", message_of(err)),
-                hint: known.and_then(|advice| advice.hint.clone()),
+                hint: hint_of(err),
             })
         }
     }

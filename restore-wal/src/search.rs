@@ -5,6 +5,7 @@ use std::time::Duration;
 use common::app::Context;
 use common::app::config::RepositorySetting;
 use common::archive::segments::{self, Fetched};
+use common::repo::envelope::RecordError;
 use common::report::{Advice, ExitClass};
 use common::sys::clock::{Deadline, poll};
 
@@ -97,5 +98,6 @@ fn is_worth_retrying(err: &anyhow::Error) -> bool {
     let advised = err
         .downcast_ref::<Advice>()
         .is_some_and(|advice| matches!(advice.class, ExitClass::Usage | ExitClass::Refused | ExitClass::CannotDecrypt));
-    !permanent && !advised
+    // Records are written whole: what cannot be read now cannot be read in a second.
+    !permanent && !advised && !err.is::<RecordError>()
 }

@@ -8,8 +8,8 @@ use common::archive::{Repository, inventory};
 use common::pg::{SegmentSize, SystemIdentifier};
 use common::repo::BackupId;
 use common::repo::chain::Inventory;
-use common::repo::layout::backup_object;
 use common::repo::records::{BackupRecord, IdentityRecord, StartedRecord};
+use common::report::message_of;
 
 /// A repository's backups and WAL.
 #[derive(Debug, Clone, Default)]
@@ -67,31 +67,21 @@ pub(crate) fn gather(repository: &Repository) -> anyhow::Result<Catalog> {
     let mut backups = BTreeMap::new();
     for (id, found) in backups::list(repository)? {
         let bytes = bytes.get(&id).copied().unwrap_or_default();
-        backups.insert(id, Backup { state: state(repository, id, found)?, bytes });
+        let state = match found {
+            Found::Complete(record) => State::Complete(record),
+            Found::Unfinished(started) => State::Unfinished(started),
+            Found::Damaged(reason) => State::Unreadable(reason),
+        };
+        backups.insert(id, Backup { state, bytes });
     }
     let identities = repository.identities()?;
     let wal = files.into_iter().map(|(system, files)| {
         let inventory = segment_size(system, &identities, &backups)
-            .and_then(|size| inventory::read(repository, system, size).map_err(|err| format!("{err:#}")));
+            .and_then(|size| inventory::read(repository, system, size).map_err(|err| message_of(&err)));
         (system, SystemWal { files, inventory })
     });
     let newest = identities.iter().max_by_key(|identity| (identity.first_seen, identity.system_identifier));
     Ok(Catalog { wal: wal.collect(), newest_system: newest.map(|identity| identity.system_identifier), backups })
-}
-
-fn state(repository: &Repository, id: BackupId, found: Found) -> anyhow::Result<State> {
-    Ok(match found {
-        Found::Complete(record) => State::Complete(record),
-        Found::Damaged(reason) => State::Unreadable(reason),
-        Found::Unfinished(Some(started)) => State::Unfinished(Some(started)),
-        Found::Unfinished(None) => {
-            // No record, or one that cannot be read: that makes all the difference.
-            let key = repository.layout().backup_object(id, backup_object::STARTED)?;
-            repository
-                .read_record::<StartedRecord>(&key)
-                .map_or_else(|err| State::Unreadable(format!("{err:#}")), State::Unfinished)
-        }
-    })
 }
 
 /// The size of a system's segments, when the records that know it agree.

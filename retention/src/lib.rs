@@ -22,7 +22,7 @@ pub use cli::Cli;
 use anyhow::Context as _;
 use common::app::config::RepositorySetting;
 use common::app::{Context, Outcome};
-use common::report::{Advice, ExitClass};
+use common::report::{Advice, ExitClass, message_of};
 
 use policy::Policy;
 use report::Done;
@@ -44,7 +44,7 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
             Ok(done) if done.plan.findings.is_empty() => {}
             Ok(_) => outcome = Outcome::Class(ExitClass::Findings),
             Err(err) if failure.is_none() => failure = Some(err.context(setting.to_string())),
-            Err(err) => tracing::error!("{setting}: {err:#}"),
+            Err(err) => tracing::error!("{setting}: {}", message_of(&err)),
         }
     }
     failure.map_or(Ok(outcome), Err)

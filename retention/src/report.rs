@@ -2,6 +2,7 @@
 
 use common::app::Context;
 use common::app::config::RepositorySetting;
+use common::report::message_of;
 use common::units::ByteCount;
 use serde::Serialize;
 
@@ -67,7 +68,7 @@ fn of_repository<'a>((setting, result): &'a Outcome<'_>) -> OfRepository<'a> {
     let acted = result.as_ref().map_or_else(|_| Acted::default(), |done| done.acted);
     OfRepository {
         repository: &setting.url.value,
-        error: result.as_ref().err().map(|err| format!("{err:#}")),
+        error: result.as_ref().err().map(message_of),
         plan: result.as_ref().ok().map(|done| &done.plan),
         removed: Removed { backups: acted.backups, wal_files: acted.wal_files, bytes: acted.bytes },
     }

@@ -146,6 +146,8 @@ impl TwoBackups {
 /// A commit record as it lies in a repository.
 fn record(id: &str, start: &str) -> serde_json::Value {
     let object = serde_json::json!({"plain_bytes": 1, "stored_bytes": 1, "stored_sha256": "0".repeat(64), "sha256": "0".repeat(64)});
+    let part =
+        serde_json::json!({"number": 1, "plain_bytes": 2048, "stored_bytes": 1, "stored_sha256": "0".repeat(64)});
     serde_json::json!({
         "id": id, "label": "", "holdfast_version": "0.1.0",
         "source": {
@@ -158,7 +160,7 @@ fn record(id: &str, start: &str) -> serde_json::Value {
             "timeline": 1, "start_lsn": start, "stop_lsn": "0/6000000", "started_at": "2023-11-14T22:13:20Z",
             "stopped_at": "2023-11-14T22:14:20Z", "next_xid": 1000
         },
-        "tablespaces": [], "compression": "zstd:1", "parts": [], "index": object, "manifest": object, "config": null,
+        "tablespaces": [], "compression": "zstd:1", "parts": [part], "index": object, "manifest": object, "config": null,
         "files": 1, "plain_bytes": 1, "stored_bytes": 1, "damaged_pages": [], "damaged_page_count": 0
     })
 }

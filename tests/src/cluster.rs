@@ -137,6 +137,19 @@ impl Cluster {
         Self { sandbox: sandbox.clone(), pgdata: pgdata.to_owned(), repo: repo.cloned() }
     }
 
+    /// A data directory `name` as a server has it that is about to recover this cluster: its control file, and a
+    /// `pg_wal` with nothing in it. Enough for `restore-wal`.
+    pub fn bare_node(&self, name: &str) -> Result<Self> {
+        let pgdata = self.sandbox.folder(name)?;
+        for folder in ["global", "pg_wal"] {
+            self.sandbox.folder(&format!("{name}/{folder}"))?;
+        }
+        for file in ["global/pg_control", "PG_VERSION"] {
+            self.sandbox.write(&pgdata.join(file), &fs::read(self.pgdata.join(file))?)?;
+        }
+        Ok(Self { pgdata, ..self.clone() })
+    }
+
     /// The data directory.
     pub fn pgdata(&self) -> &Path {
         &self.pgdata

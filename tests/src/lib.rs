@@ -13,6 +13,8 @@
 //! | [`postgres`] | where PostgreSQL's programs are |
 //! | [`cluster`] | a cluster: made, started, killed, asked |
 //! | [`repository`] | a repository's objects, and damage done to them |
+//! | [`forge`] | a backup with bad contents and digests that agree with them |
+//! | [`disk`] | file systems of a story's own: small, or read-only |
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
@@ -26,6 +28,8 @@
 pub mod account;
 pub mod bench;
 pub mod cluster;
+pub mod disk;
+pub mod forge;
 pub mod fuzzing;
 pub mod oracle;
 pub mod postgres;
@@ -38,6 +42,8 @@ pub mod wait;
 pub mod workload;
 
 pub use cluster::{Cluster, StopMode};
+pub use disk::Disk;
+pub use forge::Forge;
 pub use oracle::Oracle;
 pub use process::Ran;
 pub use repository::Repo;

@@ -99,8 +99,8 @@ pub fn run(command: &mut Command, input: &str) -> Result<Ran> {
     Ok(ran)
 }
 
-/// The child's status; `None` when it had to be killed.
-fn wait_for(child: &mut Child) -> Result<Option<ExitStatus>> {
+/// The child's status; `None` when it had to be killed after [`DEADLINE`].
+pub fn wait_for(child: &mut Child) -> Result<Option<ExitStatus>> {
     let until = Instant::now() + DEADLINE;
     let mut pause = Duration::from_millis(1);
     loop {

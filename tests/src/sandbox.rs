@@ -115,6 +115,12 @@ impl Sandbox {
         process::run(self.command(self.program(program))?.args(args).current_dir(dir), "")
     }
 
+    /// Runs one of Holdfast's programs with no more than so much memory of its own; one that asks for more dies of it.
+    pub fn run_within(&self, megabytes: u64, program: &str, args: &[&str]) -> Result<Ran> {
+        let limit = format!("--data={}", megabytes << 20);
+        process::run(self.command("prlimit")?.arg(limit).arg(self.program(program)).args(args), "")
+    }
+
     /// Runs any other program, such as PostgreSQL's, to its end.
     pub fn run_other(&self, program: &str, args: &[&str]) -> Result<Ran> {
         process::run(self.command(program)?.args(args), "")

@@ -6,7 +6,7 @@ use common::archive::backups::{self, Found};
 use common::archive::inspect::{self, Depth, Finding, Kind};
 use common::repo::BackupId;
 use common::repo::layout::backup_object;
-use common::report::{Advice, ExitClass};
+use common::report::{Advice, ExitClass, message_of};
 use common::sys::clock::Stopwatch;
 
 use crate::cli::BackupArgs;
@@ -78,7 +78,7 @@ fn one(
         }
         Ok(Err(finding)) => (vec![finding], 0),
         Err(err) if one_of_many && is_gone(repository, id)? => {
-            tracing::info!("{id} was removed before its turn came: {err:#}");
+            tracing::info!("{id} was removed before its turn came: {}", message_of(&err));
             return Ok(None);
         }
         Err(err) => return Err(err),

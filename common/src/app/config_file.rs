@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::config::{Origin, Sourced};
-use super::{failure, suggest};
+use super::suggest;
 use crate::codec::Compression;
 use crate::repo::ClusterName;
 use crate::report::Advice;
@@ -67,7 +67,7 @@ pub(crate) struct FileRepository {
 /// A regular file that everybody may write is refused: who writes it decides where the backups go.
 pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Option<FileSettings>, Advice> {
     let wrong = |what: &str| Advice::usage(format!("read {}: {what}", path.display()));
-    let failed = |error: io::Error| wrong(&failure::system_error(&error));
+    let failed = |error: io::Error| wrong(&crate::report::system_error(&error));
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if !must_exist && error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -3,6 +3,8 @@
 use std::io;
 
 use super::exit;
+use crate::report::message_of;
+use crate::store::StoreError;
 
 /// A message of one line, without the program's name, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// The chain of an error, joined by ": ", with the hint of its outermost advice.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
-        Self { message: message_of(error), hint: exit::advice(error).and_then(|advice| advice.hint.clone()) }
+        Self { message: message_of(error), hint: hint_of(error) }
     }
 
     /// A parser's complaint, which clap renders as paragraphs: what is wrong, tips, usage, where to find help.
@@ -33,36 +35,22 @@ impl Failure {
     }
 }
 
-/// The chain of an error in one line, as `main` would say it: nothing twice, the system's answers in plain words.
-pub fn message_of(error: &anyhow::Error) -> String {
-    let mut message = String::new();
-    for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
-        // An error whose text already ends in its source's would say it twice.
-        if message.ends_with(&text) {
-            continue;
-        }
-        if !message.is_empty() {
-            message.push_str(": ");
-        }
-        message.push_str(&text);
-    }
-    for system in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
-        message = message.replace(&system.to_string(), &system_error(system));
-    }
-    message
+/// What to do about an error: what its outermost advice says, else what the system's answer below it calls for.
+pub fn hint_of(error: &anyhow::Error) -> Option<String> {
+    let advised = exit::advice(error).and_then(|advice| advice.hint.clone());
+    let of_store = || error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()?.cure());
+    let of_system = || error.chain().find_map(|cause| usual_cure(cause.downcast_ref::<io::Error>()?.kind()));
+    advised.or_else(|| of_store().or_else(of_system).map(str::to_owned))
 }
 
-/// "permission denied" rather than "Permission denied (os error 13)".
-pub(crate) fn system_error(error: &io::Error) -> String {
-    let text = error.to_string();
-    let Some(number) = error.raw_os_error() else { return text };
-    let text = text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text);
-    let mut characters = text.chars();
-    let (first, second) = (characters.next(), characters.clone().next());
-    match (first, second) {
-        // "RPC …" and "NFS …" stay as they are.
-        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
-        _ => text.to_owned(),
+/// What helps against an answer of the system, whatever was being done.
+fn usual_cure(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::StorageFull => Some("make room there: df -h and df -i show what is used up"),
+        io::ErrorKind::QuotaExceeded => Some("make room there, or raise the quota"),
+        io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
+        io::ErrorKind::PermissionDenied => Some("run as the user that owns it, or give this user the right"),
+        _ => None,
     }
 }
 
@@ -81,7 +69,6 @@ mod tests {
     use super::*;
     use crate::app::exit::Program;
     use crate::report::Advice;
-    use crate::store::StoreError;
     use anyhow::Context as _;
     use clap::Parser;
     use proptest::prelude::*;
@@ -97,7 +84,8 @@ mod tests {
         let error = anyhow::Error::from(store).context("archive 000000010000000000000007");
         let failure = Failure::of_error(&error);
         assert_eq!(failure.message, "archive 000000010000000000000007: put wal/7: permission denied");
-        assert_eq!(failure.hint, None);
+        assert!(failure.hint.is_some_and(|hint| hint.contains("user that owns it")));
+        assert_eq!(Failure::of_error(&anyhow::anyhow!("nothing to be done")).hint, None);
     }
 
     #[test]

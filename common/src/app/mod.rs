@@ -39,6 +39,6 @@ pub use config::{Origin, RepositorySetting, Settings, Sourced};
 pub use context::Context;
 pub use environment::Environment;
 pub use exit::Program;
-pub use failure::message_of;
+pub use failure::hint_of;
 pub use output::Output;
 pub use run::{Outcome, main, main_in};

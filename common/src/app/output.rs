@@ -10,6 +10,8 @@ use anyhow::Context as _;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
+use super::failure::single_line;
+
 /// Where a program's data goes. Its calls may come from several threads; each writes its text whole.
 pub struct Output {
     json: bool,
@@ -97,7 +99,9 @@ impl std::fmt::Debug for Output {
 
 fn render(header: &[&str], rows: &[Vec<String>], width: Option<u16>) -> String {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(header).add_rows(rows);
+    // Names and labels are somebody else's: they neither break a line nor speak to a terminal.
+    let cells = rows.iter().map(|row| row.iter().map(|cell| single_line(cell)).collect::<Vec<_>>());
+    table.load_style(comfy_table::presets::NOTHING).set_header(header).add_rows(cells);
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }

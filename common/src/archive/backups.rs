@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::repo::BackupId;
+use crate::repo::envelope::RecordError;
 use crate::repo::layout::backup_object;
 use crate::repo::records::{BackupRecord, StartedRecord, WalPosition};
-use crate::report::Advice;
+use crate::repo::{BackupId, plausible};
+use crate::report::{Advice, message_of};
 use crate::store::{Key, Published};
 use crate::sys::clock::Clock;
 
@@ -36,9 +37,9 @@ const NAME_ATTEMPTS_MAX: i64 = 60;
 pub enum Found {
     /// A whole backup.
     Complete(Box<BackupRecord>),
-    /// Somebody is making it, or died while making it; see [`is_alive`].
+    /// Somebody is making it, or died while making or removing it; see [`is_alive`]. `None` without any record.
     Unfinished(Option<StartedRecord>),
-    /// Its record cannot be read: the reason.
+    /// Its record, the commit record or that of the run, cannot be read: the reason.
     Damaged(String),
 }
 
@@ -58,11 +59,14 @@ pub fn list(repository: &Repository) -> anyhow::Result<BTreeMap<BackupId, Found>
         let what = if is_there(backup_object::COMMIT) {
             match load(repository, id) {
                 Ok(record) => Found::Complete(Box::new(record)),
-                Err(err) => Found::Damaged(format!("{err:#}")),
+                Err(err) => Found::Damaged(message_of(&err)),
             }
         } else {
             let key = repository.layout().backup_object(id, backup_object::STARTED)?;
-            Found::Unfinished(repository.read_record(&key).unwrap_or_default())
+            match repository.read_record(&key) {
+                Ok(started) => Found::Unfinished(started),
+                Err(err) => Found::Damaged(message_of(&err)),
+            }
         };
         found.insert(id, what);
     }
@@ -75,7 +79,7 @@ pub fn complete(repository: &Repository) -> anyhow::Result<Vec<BackupRecord>> {
         Found::Complete(record) => Some(*record),
         Found::Unfinished(_) => None,
         Found::Damaged(reason) => {
-            tracing::warn!("backup {id} is left out: {reason}");
+            tracing::warn!("{id} is left out: {reason}");
             None
         }
     };
@@ -90,8 +94,15 @@ pub fn load(repository: &Repository, id: BackupId) -> anyhow::Result<BackupRecor
         Advice::failed(format!("there is no backup {id} in {}", repository.describe()))
             .hint("basebackup list shows the backups that there are")
     })?;
-    anyhow::ensure!(record.id == id, "{key} is damaged: it is the record of {}", record.id);
-    Ok(record)
+    let contradiction = if record.id == id {
+        plausible::contradiction(&record)
+    } else {
+        Some(format!("it is the record of {}", record.id))
+    };
+    match contradiction {
+        None => Ok(record),
+        Some(what) => Err(repository.unusable::<BackupRecord>(&key, RecordError::Damaged(what))),
+    }
 }
 
 /// Whether the run behind this record may still be at work. Clocks of two hosts may differ by minutes; a run counts as
@@ -105,7 +116,7 @@ pub fn remove(repository: &Repository, id: BackupId) -> anyhow::Result<()> {
     let layout = repository.layout();
     let commit = layout.backup_object(id, backup_object::COMMIT)?;
     let started = layout.backup_object(id, backup_object::STARTED)?;
-    let removing = || format!("remove backup {id} from {}", repository.describe());
+    let removing = || format!("remove {id} from {}", repository.describe());
     repository.store().delete(std::slice::from_ref(&commit)).with_context(removing)?;
     let objects: Vec<Key> = repository.list_all(&layout.backup(id))?.into_iter().map(|entry| entry.key).collect();
     let data: Vec<Key> = objects.iter().filter(|key| **key != started && **key != commit).cloned().collect();
@@ -212,7 +223,7 @@ impl Heartbeat {
                 }
                 record.heartbeat_at = clock.now();
                 if let Err(err) = repository.replace_record(&key, &record) {
-                    tracing::warn!("cannot renew {key}: {err:#}");
+                    tracing::warn!("cannot renew {key}: {}", message_of(&err));
                 }
             }
         });

@@ -8,6 +8,7 @@ use crate::pg::history::TimelineHistory;
 use crate::pg::{ArchiveName, SegmentSize, SystemIdentifier, TimelineId};
 use crate::repo::chain::Inventory;
 use crate::repo::layout::{parse_abandoned, parse_wal_object};
+use crate::report::Advice;
 
 use super::Repository;
 use super::segments::TEXT_FILE_BYTES_MAX;
@@ -47,10 +48,15 @@ pub fn read_history(
         return Ok(None);
     };
     let mut bytes = Vec::new();
+    let reading = || {
+        Advice::failed(format!("read {key} in {}", repository.describe())).hint(format!(
+            "move it away and keep it, and archive {} again with archive-wal: it lies in the pg_wal of every server \
+             that was on that timeline",
+            timeline.history_file()
+        ))
+    };
     crate::codec::decoder(codec, repository.store().get(&key)?)
         .and_then(|source| source.take(TEXT_FILE_BYTES_MAX).read_to_end(&mut bytes))
-        .with_context(|| format!("read {key} in {}", repository.describe()))?;
-    let history =
-        TimelineHistory::parse(timeline, &bytes).with_context(|| format!("{key} in {}", repository.describe()))?;
-    Ok(Some(history))
+        .with_context(reading)?;
+    TimelineHistory::parse(timeline, &bytes).map(Some).with_context(reading)
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::{Codec, Compression, Digest, Encoder, decoder};
 use crate::pg::SystemIdentifier;
-use crate::repo::envelope::{self, RECORD_BYTES_MAX, Record};
+use crate::repo::envelope::{self, RECORD_BYTES_MAX, Record, RecordError};
 use crate::repo::layout::REPOSITORY;
 use crate::repo::records::{IdentityRecord, ObjectRecord, RepositoryRecord};
 use crate::repo::{ClusterName, Layout};
@@ -117,14 +117,24 @@ impl Repository {
     pub fn identities(&self) -> anyhow::Result<Vec<IdentityRecord>> {
         let mut records = Vec::new();
         for entry in self.list_all(&self.layout.identities())? {
-            records.extend(self.read_record::<IdentityRecord>(&entry.key)?);
+            records.extend(self.read_identity(&entry.key)?);
         }
         Ok(records)
     }
 
     /// The record of this system identifier; `None` when the cluster is not known by it.
     pub fn identity(&self, system: SystemIdentifier) -> anyhow::Result<Option<IdentityRecord>> {
-        self.read_record(&self.layout.identity(system)?)
+        self.read_identity(&self.layout.identity(system)?)
+    }
+
+    /// A record that lies under another system's name would speak for the wrong one.
+    fn read_identity(&self, key: &Key) -> anyhow::Result<Option<IdentityRecord>> {
+        let Some(record) = self.read_record::<IdentityRecord>(key)? else { return Ok(None) };
+        if self.layout.identity(record.system_identifier)? == *key {
+            return Ok(Some(record));
+        }
+        let what = format!("it is the record of system {}", record.system_identifier);
+        Err(self.unusable::<IdentityRecord>(key, RecordError::Damaged(what)))
     }
 
     /// Makes sure that WAL of this identity belongs to the cluster; the first identity is written down, another one is
@@ -208,6 +218,11 @@ impl Repository {
         read_record(&*self.store, key)
     }
 
+    /// The error of a record under this key that can be read and yet not be used.
+    pub fn unusable<R: Record>(&self, key: &Key, err: RecordError) -> anyhow::Error {
+        unusable::<R>(&*self.store, key, err)
+    }
+
     /// Writes a record unless one of its name exists.
     pub fn create_record<R: Record>(&self, key: &Key, record: &R) -> anyhow::Result<Published> {
         create_record(&*self.store, key, record)
@@ -269,12 +284,24 @@ fn is_missing(err: &anyhow::Error) -> bool {
 fn read_record<R: Record>(store: &dyn Store, key: &Key) -> anyhow::Result<Option<R>> {
     let mut bytes = Vec::new();
     match store.get(key) {
-        Ok(source) => source.take(RECORD_BYTES_MAX).read_to_end(&mut bytes).with_context(|| format!("read {key}"))?,
+        // One byte more than a record may have tells that it has too many.
+        Ok(source) => source
+            .take(RECORD_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("read {key} in {}", store.describe()))?,
         Err(StoreError::NotFound(_)) => return Ok(None),
         Err(err) => return Err(err.into()),
     };
-    let record = envelope::open(&bytes).with_context(|| format!("{} in {}", key, store.describe()))?;
-    Ok(Some(record))
+    envelope::open(&bytes).map(Some).map_err(|err| unusable::<R>(store, key, err))
+}
+
+/// A record that cannot be used, with what to do about it.
+fn unusable<R: Record>(store: &dyn Store, key: &Key, err: RecordError) -> anyhow::Error {
+    let hint = match err {
+        RecordError::Newer(_) => "a newer Holdfast wrote it: install that version here",
+        _ => R::MENDING,
+    };
+    anyhow::Error::new(err).context(Advice::failed(format!("{key} in {}", store.describe())).hint(hint))
 }
 
 fn create_record<R: Record>(store: &dyn Store, key: &Key, record: &R) -> anyhow::Result<Published> {

@@ -22,6 +22,8 @@ pub const RECORD_BYTES_MAX: u64 = 64 << 20;
 pub trait Record: Serialize + DeserializeOwned {
     /// What the envelope calls it.
     const KIND: &'static str;
+    /// What to do when it is damaged.
+    const MENDING: &'static str = "bring it back from a copy of the repository";
 }
 
 /// Why a record cannot be used.
@@ -43,7 +45,7 @@ pub enum RecordError {
     },
     /// A newer version wrote it.
     #[error("written in repository format {0}, and this version reads up to format {FORMAT}")]
-    Newer(u32),
+    Newer(u64),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,7 +59,7 @@ struct Envelope<'a> {
 
 #[derive(Deserialize)]
 struct FormatOnly {
-    format: u32,
+    format: u64,
 }
 
 /// The bytes of a record, with a final newline.
@@ -74,8 +76,15 @@ pub fn seal<R: Record>(record: &R) -> Result<Vec<u8>, RecordError> {
 /// The record in these bytes.
 pub fn open<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
     let damaged = |err: serde_json::Error| RecordError::Damaged(err.to_string());
+    if bytes.iter().all(|byte| *byte == 0) {
+        let what = if bytes.is_empty() { "it is empty" } else { "it holds nothing but zeros" };
+        return Err(RecordError::Damaged(what.to_owned()));
+    }
+    if bytes.len() as u64 > RECORD_BYTES_MAX {
+        return Err(RecordError::Damaged(format!("it is longer than {RECORD_BYTES_MAX} bytes")));
+    }
     let version: FormatOnly = serde_json::from_slice(bytes).map_err(damaged)?;
-    if version.format > FORMAT {
+    if version.format > u64::from(FORMAT) {
         return Err(RecordError::Newer(version.format));
     }
     if version.format == 0 {
@@ -148,6 +157,8 @@ mod tests {
     fn a_newer_format_is_named() {
         let err = open::<Sample>(br#"{"format":2,"anything":{}}"#).unwrap_err();
         assert!(matches!(err, RecordError::Newer(2)), "{err}");
+        let err = open::<Sample>(br#"{"format":9223372036854775808}"#).unwrap_err();
+        assert!(matches!(err, RecordError::Newer(0x8000_0000_0000_0000)), "{err}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod ids;
 pub mod index;
 pub mod layout;
 pub mod part;
+pub mod plausible;
 pub mod records;
 
 pub use ids::{BackupId, ClusterName, NameError};

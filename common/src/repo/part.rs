@@ -17,10 +17,10 @@ use super::records::PartRecord;
 pub const FRAME_BYTES: usize = 4 << 20;
 
 /// A tar block.
-const TAR_BLOCK: usize = 512;
+pub(crate) const TAR_BLOCK: usize = 512;
 
 /// The longest path that fits a plain tar header here; longer ones get a GNU long-name entry before them.
-const TAR_NAME_MAX: usize = 99;
+pub(crate) const TAR_NAME_MAX: usize = 99;
 
 /// Where the frames of a part lie.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -221,10 +221,13 @@ pub struct AbandonedRecord {
 
 impl Record for RepositoryRecord {
     const KIND: &'static str = "repository";
+    const MENDING: &'static str =
+        "bring it back from a copy of the repository, or write it anew: see \"A record is damaged\" in OPERATIONS.md";
 }
 
 impl Record for IdentityRecord {
     const KIND: &'static str = "cluster";
+    const MENDING: &'static str = "move it away and keep it: archive-wal writes it anew";
 }
 
 impl Record for StartedRecord {
@@ -233,6 +236,8 @@ impl Record for StartedRecord {
 
 impl Record for BackupRecord {
     const KIND: &'static str = "backup";
+    const MENDING: &'static str =
+        "bring it back from a copy of the repository; verify backup --all shows which backups are whole";
 }
 
 impl Record for AbandonedRecord {
@@ -313,7 +318,7 @@ pub mod testing {
             },
             tablespaces: Vec::new(),
             compression: Compression::default(),
-            parts: vec![PartRecord { number: 1, plain_bytes: 1, stored_bytes: 1, stored_sha256: sha256 }],
+            parts: vec![PartRecord { number: 1, plain_bytes: 2048, stored_bytes: 1, stored_sha256: sha256 }],
             index: object,
             manifest: object,
             config: None,

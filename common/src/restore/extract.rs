@@ -5,12 +5,13 @@
 //! crash leaves an incomplete directory that nobody takes for a cluster: `global/pg_control` is in the last part, and
 //! the caller's journal says that the extraction did not end.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{Read, Write};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 
@@ -137,7 +138,7 @@ fn link(target: &Path, name: &Path) -> anyhow::Result<()> {
 fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     match DirBuilder::new().mode(mode).recursive(true).create(path) {
         Ok(()) => {}
-        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
         Err(err) => return Err(err).with_context(|| format!("make {}", path.display())),
     }
     std::fs::set_permissions(path, Permissions::from_mode(mode))
@@ -257,6 +258,10 @@ impl Worker<'_> {
             Advice::failed(format!("{key} is damaged at {}", path.display()))
                 .hint(format!("verify backup {} names all damage; recover list shows the other backups", self.id))
         };
+        let failed = |path: &RelativePath, failure: Failure| match failure {
+            Failure::OfPart(err) => err.context(damaged(path)),
+            Failure::Here(err) => err,
+        };
         let mut source =
             decoder(self.codec, self.repository.store().get(&key)?).with_context(|| format!("read {key}"))?;
         let mut buffer = vec![0; CHUNK_BYTES];
@@ -265,7 +270,7 @@ impl Worker<'_> {
         for file in &job.files {
             let ahead = file.offset.checked_sub(position).with_context(|| damaged(&file.path))?;
             skip(&mut source, ahead).with_context(|| damaged(&file.path))?;
-            self.file(file, &mut source, &mut buffer).with_context(|| damaged(&file.path))?;
+            self.file(file, &mut source, &mut buffer).map_err(|failure| failed(&file.path, failure))?;
             position = file.offset.saturating_add(file.size);
             done.files += 1;
             done.bytes += file.size;
@@ -273,36 +278,55 @@ impl Worker<'_> {
         Ok(done)
     }
 
-    fn file(&self, entry: &FileEntry, source: &mut impl Read, buffer: &mut [u8]) -> anyhow::Result<()> {
+    fn file(&self, entry: &FileEntry, source: &mut impl Read, buffer: &mut [u8]) -> Result<(), Failure> {
         let path = self.destination.resolve(&entry.path);
-        let writing = || format!("write {}", path.display());
-        let file =
-            OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path).with_context(writing)?;
+        let here =
+            |err: std::io::Error| Failure::Here(anyhow::Error::new(err).context(format!("write {}", path.display())));
+        let damaged = |what: &str| Failure::OfPart(anyhow::anyhow!("{what}"));
+        let file = match OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path) {
+            // Nothing was there: it is the index that names it twice, or names a file below a file.
+            Err(err) if err.kind() == ErrorKind::AlreadyExists => return Err(damaged("the index names it twice")),
+            Err(err) if err.kind() == ErrorKind::NotADirectory => return Err(damaged("it lies below a file")),
+            opened => opened.map_err(here)?,
+        };
         let mut sink = HashingWriter::new(&file);
         let mut writeback = Writeback::default();
         let mut left = entry.size;
         while left > 0 {
-            self.means.cancel.check()?;
+            self.means.cancel.check().map_err(|err| Failure::Here(err.into()))?;
             if self.stop.is_cancelled() {
-                anyhow::bail!("another part failed");
+                return Err(Failure::Here(anyhow::anyhow!("another part failed")));
             }
             let limit = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = source.read(buffer.get_mut(..limit).unwrap_or_default())?;
+            let count = match source.read(buffer.get_mut(..limit).unwrap_or_default()) {
+                Err(err) if err.kind() == ErrorKind::Interrupted => continue,
+                result => result.map_err(|err| Failure::OfPart(err.into()))?,
+            };
             let chunk = buffer.get(..count).unwrap_or_default();
-            anyhow::ensure!(!chunk.is_empty(), "the part ends in the middle of a file");
-            sink.write_all(chunk).with_context(writing)?;
+            if chunk.is_empty() {
+                return Err(damaged("the part ends in the middle of a file"));
+            }
+            sink.write_all(chunk).map_err(here)?;
             writeback.advance(&file, count as u64);
             left -= count as u64;
             self.means.progress.advance(count as u64);
         }
         let (_, _, digest) = sink.finish();
-        anyhow::ensure!(digest == entry.sha256, "the contents do not match their digest");
-        set_attributes(&file, entry).with_context(writing)
+        if digest != entry.sha256 {
+            return Err(damaged("the contents do not match their digest"));
+        }
+        let modified = UNIX_EPOCH.checked_add(Duration::from_secs(entry.modified));
+        let modified = modified.ok_or_else(|| damaged("no clock shows its time"))?;
+        file.set_permissions(Permissions::from_mode(entry.mode))
+            .and_then(|()| file.set_modified(modified))
+            .map_err(here)
     }
 }
 
-fn set_attributes(file: &File, entry: &FileEntry) -> std::io::Result<()> {
-    file.set_permissions(Permissions::from_mode(entry.mode))?;
-    let modified = std::time::UNIX_EPOCH + std::time::Duration::from_secs(entry.modified);
-    file.set_modified(modified)
+/// Why a file could not be unpacked.
+enum Failure {
+    /// What was read is wrong, or could not be read.
+    OfPart(anyhow::Error),
+    /// What was read could not be written, or there was a reason to stop. Says nothing about the part.
+    Here(anyhow::Error),
 }

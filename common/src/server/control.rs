@@ -171,6 +171,15 @@ fn no_orphans(pgdata: &Path, limit: Duration, cancel: &Cancel) -> anyhow::Result
     Err(Advice::refused(message).hint("wait until they have ended, or end them with kill -TERM").into())
 }
 
+/// Refuses a path that `pg_ctl` cannot start a server with: it puts paths between double quotes into a shell command.
+pub fn refuse_path(path: &Path) -> Result<(), Advice> {
+    if !path.to_string_lossy().contains(['"', '$', '`', '\\', '\n']) {
+        return Ok(());
+    }
+    Err(Advice::usage(format!("pg_ctl can't handle the path {}", path.display()))
+        .hint("choose a path without double quotes, dollar signs, backticks, backslashes and line breaks"))
+}
+
 /// Starts a server on `pgdata` and returns as soon as it is launched, not when it takes sessions: a recovery may take
 /// hours. Whether it came up is asked with [`probe()`](super::probe()) and [`running`](postmaster::running); its log says
 /// why not. A server that runs there already is an error.
@@ -181,10 +190,7 @@ pub fn start(programs: &Programs, pgdata: &Path, options: &StartOptions, cancel:
         return Err(Advice::refused(message).into());
     }
     for path in [programs.bin(), pgdata, &options.log] {
-        // pg_ctl puts them between double quotes into a shell command.
-        let text = path.to_string_lossy();
-        let message = || format!("pg_ctl can't handle the path {text}");
-        ensure!(!text.contains(['"', '$', '`', '\\', '\n']), Advice::usage(message()));
+        refuse_path(path)?;
     }
     let mut command = pg_ctl(programs);
     command.args(["start", "-s", "-W", "-D"]).arg(pgdata).arg("-l").arg(&options.log);

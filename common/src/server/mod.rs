@@ -24,7 +24,7 @@ mod tls;
 mod uri;
 
 pub use conninfo::{Conninfo, Endpoint, Place, Secret};
-pub use control::{StartOptions, StopMode, StopOutcome, start, stop};
+pub use control::{StartOptions, StopMode, StopOutcome, refuse_path, start, stop};
 pub use facts::{ServerFacts, Tablespace, facts};
 pub use postmaster::{PidFile, Postmaster, StartCommand, processes, running};
 pub use probe::{Probe, probe};

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -24,10 +26,13 @@ const FILE_MODE: u32 = 0o640;
 /// How often a folder that another process removed as empty, while we were about to use it, is made again.
 const FOLDER_ATTEMPTS_MAX: u32 = 100;
 
-/// A [`Store`] in a local (or mounted) folder. The first write makes the folder.
+/// A [`Store`] in a local (or mounted) folder. The first write makes the folder; one that was there and vanished is not
+/// made again.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     root: PathBuf,
+    /// Whether the root was found in its place before; clones share it.
+    root_was_seen: Arc<AtomicBool>,
 }
 
 fn io_error(action: &str, path: &Path, source: io::Error) -> StoreError {
@@ -44,14 +49,13 @@ fn look(path: &Path) -> Result<Option<Metadata>, StoreError> {
 }
 
 fn refuse_link(path: &Path) -> StoreError {
-    let source = io::Error::new(ErrorKind::InvalidInput, "a symbolic link inside a repository is not followed");
-    io_error("open", path, source)
+    StoreError::Link(path.display().to_string())
 }
 
 impl LocalStore {
     /// The store in `root`, an absolute path. Touches nothing.
     pub fn open(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, root_was_seen: Arc::default() }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -65,7 +69,10 @@ impl LocalStore {
     /// Whether the root is there. What it is shows when it is used.
     fn has_root(&self) -> Result<bool, StoreError> {
         match fs::metadata(&self.root) {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.root_was_seen.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(io_error("look at", &self.root, error)),
         }
@@ -117,6 +124,11 @@ impl LocalStore {
     fn temporary_for(&self, path: &Path) -> Result<TemporaryFile, StoreError> {
         self.refuse_linked_folders(path)?;
         let folder = path.parent().unwrap_or(&self.root);
+        // A root that was there and is not was unmounted: what were written to its place would be hidden later, or fill
+        // another disk.
+        if !self.has_root()? && self.root_was_seen.load(Ordering::Relaxed) {
+            return Err(self.no_root());
+        }
         let failed = |error| io_error("make a file in", folder, error);
         for _ in 0..FOLDER_ATTEMPTS_MAX {
             let file = match TemporaryFile::create_in(folder, FILE_MODE) {
@@ -127,7 +139,10 @@ impl LocalStore {
             // Also for a folder that was there: its entry may not be durable yet. With a file in it, nobody can
             // remove and make it again behind our back.
             match (durable::create_dir_all(folder, DIRECTORY_MODE), file) {
-                (Ok(()), Some(file)) => return Ok(file),
+                (Ok(()), Some(file)) => {
+                    self.root_was_seen.store(true, Ordering::Relaxed);
+                    return Ok(file);
+                }
                 (Ok(()), None) => {}
                 (Err(error), _) if error.kind() == ErrorKind::NotFound => {}
                 (Err(error), _) => return Err(failed(error)),
@@ -270,8 +285,11 @@ impl Upload for LocalUpload {
     fn publish_new(self: Box<Self>) -> Result<Published, StoreError> {
         let Self { store, dest, file, .. } = *self;
         // The way to the folder is durable since the file was begun in it: it was never empty since.
-        if file.publish_new(&dest).map_err(|error| io_error("publish", &dest, error))? {
-            return Ok(Published::Created);
+        match file.publish_new(&dest) {
+            Ok(true) => return Ok(Published::Created),
+            Ok(false) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && !store.has_root()? => return Err(store.no_root()),
+            Err(error) => return Err(io_error("publish", &dest, error)),
         }
         store.sync_existing(&dest)?;
         Ok(Published::Exists)

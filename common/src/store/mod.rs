@@ -92,11 +92,14 @@ pub enum StoreError {
     /// The folder (bucket, …) that should hold the store is not there.
     #[error("{0}: no such repository folder")]
     NoRoot(String),
+    /// A symbolic link, which could lead anywhere, lies where an object or a folder should be.
+    #[error("{0}: a symbolic link inside a repository is not followed")]
+    Link(String),
     /// The text cannot be a key.
     #[error("{0:?} cannot be the name of an object")]
     BadKey(String),
     /// Anything else; trying again may help unless [`StoreError::is_permanent`].
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was being done, in the present tense, with the key or path.
         what: String,
@@ -106,10 +109,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What helps against it, where that does not depend on what was being done.
+    pub fn cure(&self) -> Option<&'static str> {
+        match self {
+            Self::NoRoot(_) => Some("check the path and that its file system is mounted"),
+            Self::Link(_) => Some("put what it leads to in its place; only the repository's own folder may be a link"),
+            Self::NotFound(_) | Self::BadKey(_) | Self::Io { .. } => None,
+        }
+    }
+
     /// Whether the same call will fail the same way until somebody changes something.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::NotFound(_) | Self::NoRoot(_) | Self::BadKey(_) => true,
+            Self::NotFound(_) | Self::NoRoot(_) | Self::Link(_) | Self::BadKey(_) => true,
             Self::Io { source, .. } => matches!(
                 source.kind(),
                 std::io::ErrorKind::PermissionDenied

@@ -9,9 +9,9 @@ use common::app::context::ConnectionSources;
 use common::archive::{Repository, inspect, segments};
 use common::pg::exclusions::tablespace_version_directory;
 use common::pg::{ArchiveName, WalSegmentName};
-use common::report::Advice;
+use common::report::{Advice, message_of};
 use common::server::backup::switch_wal;
-use common::server::{Conninfo, Session};
+use common::server::{Conninfo, Session, refuse_path};
 use common::sys::clock::{Deadline, poll};
 use common::sys::space;
 use common::units::ByteCount;
@@ -39,7 +39,9 @@ pub(crate) fn bring_in_the_tail(
     let Some(origin) = &facts.origin else { return Ok(false) };
     let Some(server) = &origin.server else { return Ok(false) };
     let control = &origin.control;
-    let told = |err: &anyhow::Error| tracing::warn!("the running server's last WAL is not archived first: {err:#}");
+    let told = |err: &anyhow::Error| {
+        tracing::warn!("the running server's last WAL is not archived first: {}", message_of(err));
+    };
     // A port on the command line is the recovered server's, which is another one's where a copy is made.
     let sources = ConnectionSources {
         port: server.file.port.map(|port| port.to_string()),
@@ -90,10 +92,13 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     let arrival = target::locate(facts, decision, site)?;
     if plan.replaces {
         let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
-        writable(parent)?;
+        writable(parent, RENAMED_WITHIN)?;
     }
     if let Some(pg_wal) = plan.pg_wal.as_deref().filter(|pg_wal| pg_wal.exists()) {
         pg_wal_can_be_renamed(pg_wal)?;
+    }
+    if plan.starts {
+        refuse_path(&plan.pgdata)?;
     }
     if let Some(port) = plan.port {
         socket_path_fits(&plan.pgdata, port)?;
@@ -121,12 +126,16 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     Ok(text)
 }
 
-/// Every object of the backup is there with the size of its record.
+/// Every object of the backup is there with the size of its record; manifest and index are those that were written.
 fn objects_are_there(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()> {
     let (progress, cancel) = (&*site.ctx.progress, &site.ctx.cancel);
     let findings = inspect::backup(&site.repository, &decision.backup, inspect::Depth::Quick, 1, progress, cancel)?;
     // Pages that were bad on the server already are in the plan's warnings; they can be restored as they were.
-    match findings.iter().find(|finding| finding.kind != inspect::Kind::BadPages) {
+    let mut first = findings.into_iter().find(|finding| finding.kind != inspect::Kind::BadPages);
+    if first.is_none() {
+        first = inspect::documents(&site.repository, &decision.backup, cancel)?;
+    }
+    match first {
         None => Ok(()),
         Some(first) => {
             Err(Advice::refused(format!("{} is damaged: {}: {}", decision.backup.id, first.object, first.what))
@@ -152,11 +161,12 @@ fn socket_path_fits(pgdata: &Path, port: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn writable(directory: &Path) -> anyhow::Result<()> {
-    common::sys::durable::TemporaryFile::create_in(directory, 0o600).map(drop).with_context(|| {
-        Advice::refused(format!("nothing can be written into {}", directory.display()))
-            .hint("a directory is renamed within it: run recover as a user that may")
-    })
+const RENAMED_WITHIN: &str = "a directory is renamed within it: run recover as a user that may";
+
+fn writable(directory: &Path, hint: &str) -> anyhow::Result<()> {
+    common::sys::durable::TemporaryFile::create_in(directory, 0o600)
+        .map(drop)
+        .with_context(|| Advice::refused(format!("nothing can be written into {}", directory.display())).hint(hint))
 }
 
 /// The backup's folders of each tablespace must not be there yet, except where they are the old cluster's, which is set
@@ -171,6 +181,10 @@ fn tablespace_places_are_free(decision: &Decision, old: Option<&OldCluster>) -> 
                 .hint("a copy's tablespace needs a directory that is empty or does not exist")
                 .into());
         }
+        writable(
+            existing(place),
+            "a tablespace goes there: make its directory for the user that runs PostgreSQL, or name another with -T OLD=NEW",
+        )?;
         let moves_aside = old.is_some_and(|old| old.tablespace_links.iter().any(|(_, known)| known == place));
         let folder = place.join(&version);
         if !moves_aside && folder.exists() {
@@ -196,15 +210,16 @@ fn pg_wal_can_be_renamed(pg_wal: &Path) -> anyhow::Result<()> {
             .hint("recover to a directory of its own with --as production -D DIR on a file system with room")
             .into());
     }
-    writable(pg_wal.parent().unwrap_or(Path::new("/")))
+    writable(pg_wal.parent().unwrap_or(Path::new("/")), RENAMED_WITHIN)
 }
 
 /// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.
 fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
     let backup = &decision.backup;
-    let outside: u64 = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).sum();
+    let sum = |sum: u64, bytes: u64| sum.saturating_add(bytes);
+    let outside = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).fold(0, sum);
     let spare = SPARE_SEGMENTS * backup.source.segment_size.bytes();
-    let mut needs = vec![(place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside) + spare)];
+    let mut needs = vec![(place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside).saturating_add(spare))];
     for (oid, location) in &decision.plan.tablespaces {
         let bytes = backup.tablespaces.iter().find(|tablespace| tablespace.oid == *oid).map_or(0, |found| found.bytes);
         needs.push((location.clone(), bytes));
@@ -212,7 +227,7 @@ fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
     for index in 0..needs.len() {
         let Some((path, _)) = needs.get(index) else { break };
         let shares = |other: &Path| space::same_file_system(existing(path), existing(other)).unwrap_or(false);
-        let needed: u64 = needs.iter().filter(|(other, _)| shares(other)).map(|(_, bytes)| bytes).sum();
+        let needed = needs.iter().filter(|(other, _)| shares(other)).map(|(_, bytes)| *bytes).fold(0, sum);
         let free = space::available(path).with_context(|| format!("measure the room at {}", path.display()))?;
         if free < needed {
             return Err(Advice::refused(format!(

@@ -4,6 +4,8 @@
 //! What cannot be found is refused here, before anything is touched, instead of by a server that ends its recovery
 //! short of the target.
 
+use std::io;
+
 use common::archive::Identity;
 use common::archive::moments::{self, Ended, Located, Moment, NewTablespace, Question};
 use common::pg::exclusions::tablespace_version_directory;
@@ -36,7 +38,8 @@ pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     let mut source = moments::reader(&site.repository, identity, pg_wal.as_deref());
     let question = Question { moment, exclusive: plan.exclusive };
     let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
-    let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)?;
+    let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)
+        .map_err(explain_damage)?;
     let arrival = is_sought.then(|| answer(decision, &located)).transpose()?;
     if !is_sought {
         refuse_damage(facts, decision, &located)?;
@@ -44,6 +47,18 @@ pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
     new_tablespaces(&located.tablespaces, &version, facts.directory.cluster())?;
     Ok(arrival)
+}
+
+/// An archived segment that cannot be unpacked is damaged; any other failure speaks for itself.
+fn explain_damage(err: anyhow::Error) -> anyhow::Error {
+    let kind = err.downcast_ref::<io::Error>().map(io::Error::kind);
+    if !matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)) {
+        return err;
+    }
+    err.context(Advice::refused("WAL on the way to the target is damaged").hint(
+        "bring back a good copy of that segment, or name a target before it: see \"A segment is damaged or missing\" \
+         in OPERATIONS.md",
+    ))
 }
 
 /// WAL that cannot be read, with more of it behind: not the end of all WAL, but damage.

@@ -35,14 +35,7 @@ impl Scene {
         let unarchived = cluster.pgdata().join("pg_wal").join(cluster.end_segment()?);
         cluster.stop(StopMode::Immediate)?;
 
-        let pgdata = sandbox.folder("node")?;
-        for folder in ["node/global", "node/pg_wal"] {
-            sandbox.folder(folder)?;
-        }
-        for file in ["global/pg_control", "PG_VERSION"] {
-            sandbox.write(&pgdata.join(file), &fs::read(cluster.pgdata().join(file))?)?;
-        }
-        let node = Cluster::at(&sandbox, &pgdata, Some(&repo));
+        let node = cluster.bare_node("node")?;
         let mut segments = repo.segments();
         segments.drain(..segments.len() - 4);
         Ok(Self { sandbox, repo, segments, unarchived, node })

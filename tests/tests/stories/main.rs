@@ -8,6 +8,7 @@ mod fetch_truth;
 mod first_backup;
 mod first_contact;
 mod hazards;
+mod hostile;
 mod killed_tail;
 mod kit;
 mod no_lock_in;

@@ -7,12 +7,13 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use anyhow::Context as _;
+use tar::{EntryType, Header};
 
 use crate::archive::Repository;
 use crate::codec::{Codec, Sha256Stream, decoder};
 use crate::repo::index::{FileEntry, IndexEntry};
 use crate::repo::layout::backup_object;
-use crate::repo::part::{FRAME_BYTES, FrameTable};
+use crate::repo::part::{FRAME_BYTES, FrameTable, TAR_BLOCK, TAR_NAME_MAX};
 use crate::repo::records::{BackupRecord, PartRecord};
 use crate::report::{Cancel, Interrupted, Progress};
 use crate::store::Key;
@@ -135,16 +136,16 @@ struct Reading<'a, 'k> {
 }
 
 impl<'a> Reading<'a, '_> {
-    /// Takes in the whole index; answers its frame tables.
-    fn stream(&mut self, jobs: &Jobs<'a, '_>) -> anyhow::Result<Vec<FrameTable>> {
+    /// Takes in the whole index; answers its frame tables, by part.
+    fn stream(&mut self, jobs: &Jobs<'a, '_>) -> anyhow::Result<BTreeMap<u32, FrameTable>> {
         let mut index = IndexReader::open(self.means.repository, self.means.record)?;
-        let mut tables = Vec::new();
+        let mut tables = BTreeMap::new();
         let mut current: Option<Job<'a>> = None;
         for entry in index.entries() {
             match entry? {
                 IndexEntry::Directory(_) => {}
                 IndexEntry::File(file) => current = self.file(file, current, jobs)?,
-                IndexEntry::Frames(table) => tables.push(table),
+                IndexEntry::Frames(table) => self.table(table, &mut tables),
             }
         }
         // Every line could be read, and yet they are not the ones that were written.
@@ -157,6 +158,21 @@ impl<'a> Reading<'a, '_> {
             manifest.finish(&mut self.of_manifest);
         }
         Ok(tables)
+    }
+
+    /// Keeps a frame table that can be that of a part, one for each.
+    fn table(&mut self, table: FrameTable, tables: &mut BTreeMap<u32, FrameTable>) {
+        let number = table.part;
+        let fits = self.parts.get(&number).is_some_and(|part| {
+            table.plain_bytes == part.plain_bytes
+                && table.frames.len() as u64 == table.plain_bytes.div_ceil(FRAME_BYTES as u64)
+                && table.stored_bytes() + tail_bytes(self.means.codec(), &table) == part.stored_bytes
+        });
+        if !fits {
+            self.of_index.add(Kind::Mismatch, format!("the frame table of part {number} does not fit its record"));
+        } else if tables.insert(number, table).is_some() {
+            self.of_index.add(Kind::Mismatch, format!("it has two frame tables for part {number}"));
+        }
     }
 
     /// Adds a file to the part that is being gathered; a part that is complete goes to the workers.
@@ -251,24 +267,24 @@ impl<'a> Jobs<'a, '_> {
     }
 }
 
-/// Whether the frame tables fit the record, and each Zstandard part's own seek table, for stock tools, says the same.
-fn check_tables(means: Means<'_>, tables: &[FrameTable], of_index: &mut Limited<'_>) -> anyhow::Result<Vec<Finding>> {
+/// The length of the seek table that follows a part's frames.
+fn tail_bytes(codec: Codec, table: &FrameTable) -> u64 {
+    if codec == Codec::Zstd { table.frames.len() as u64 * 8 + 17 } else { 0 }
+}
+
+/// Whether each part has a frame table, and each Zstandard part's own seek table, for stock tools, says the same.
+fn check_tables(
+    means: Means<'_>,
+    tables: &BTreeMap<u32, FrameTable>,
+    of_index: &mut Limited<'_>,
+) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for part in &means.record.parts {
-        let mut of_part = tables.iter().filter(|table| table.part == part.number);
-        let (Some(table), None) = (of_part.next(), of_part.next()) else {
-            of_index.add(Kind::Mismatch, format!("it has not just one frame table for part {}", part.number));
+        let Some(table) = tables.get(&part.number) else {
+            of_index.add(Kind::Mismatch, format!("it has no frame table for part {} that fits it", part.number));
             continue;
         };
-        let frames = table.plain_bytes.div_ceil(FRAME_BYTES as u64);
-        let tail = if means.codec() == Codec::Zstd { frames * 8 + 17 } else { 0 };
-        if table.plain_bytes != part.plain_bytes
-            || table.frames.len() as u64 != frames
-            || table.stored_bytes() + tail != part.stored_bytes
-        {
-            of_index.add(Kind::Mismatch, format!("the frame table of part {} does not fit its record", part.number));
-            continue;
-        }
+        let tail = tail_bytes(means.codec(), table);
         let key = means.key(&backup_object::part(part.number, means.codec()))?;
         if tail > 0 && !means.is_absent(&key) {
             let mut bytes = Vec::new();
@@ -371,7 +387,11 @@ fn read_part(
             *done += 1;
             continue;
         };
-        part.pass(ahead, |_| {}).with_context(reading)?;
+        let mut header = Vec::new();
+        part.pass(ahead, |chunk| keep_last_block(&mut header, chunk)).with_context(reading)?;
+        if !is_header_of(&header, file) {
+            findings.add(Kind::Mismatch, format!("its tar header is not that of {}", file.path.display()));
+        }
         let mut digest = Sha256Stream::new();
         part.pass(file.size, |chunk| digest.update(chunk)).with_context(reading)?;
         if digest.finish() != file.sha256 {
@@ -392,6 +412,27 @@ fn read_part(
         }
     }
     Ok(())
+}
+
+/// Keeps the last tar block of what went by.
+fn keep_last_block(block: &mut Vec<u8>, chunk: &[u8]) {
+    let rest = chunk.len().saturating_sub(TAR_BLOCK);
+    block.extend_from_slice(chunk.get(rest..).unwrap_or_default());
+    block.drain(..block.len().saturating_sub(TAR_BLOCK));
+}
+
+/// Whether stock tools would unpack this file from these bytes as the index does. Of a long name only the beginning is
+/// here.
+fn is_header_of(block: &[u8], file: &FileEntry) -> bool {
+    let Ok(block) = <&[u8; TAR_BLOCK]>::try_from(block) else { return false };
+    let header = Header::from_byte_slice(block);
+    let mut summed = header.clone();
+    summed.set_cksum();
+    let path = file.path.as_bytes();
+    header.entry_type() == EntryType::Regular
+        && header.cksum().ok() == summed.cksum().ok()
+        && header.entry_size().is_ok_and(|size| size == file.size)
+        && Some(&*header.path_bytes()) == path.get(..path.len().min(TAR_NAME_MAX))
 }
 
 /// The plain bytes of a part.

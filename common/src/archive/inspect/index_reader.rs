@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 
 use crate::codec::{Digest, Sha256Stream, decoder};
-use crate::repo::index::{self, IndexEntry};
+use crate::repo::index::{self, FileEntry, IndexEntry};
 use crate::repo::layout::backup_object;
 use crate::repo::records::{BackupRecord, ObjectRecord};
 
@@ -56,11 +56,17 @@ impl IndexReader {
         Ok(Self { lines: Some(Box::new(BufReader::new(plain))), seen, expected: backup.index, what })
     }
 
-    /// The entries in order. A second call gives none.
+    /// The entries in order; an error, after which nothing is to be believed, when the files are not by part and within
+    /// it by offset. A second call gives none.
     pub fn entries(&mut self) -> impl Iterator<Item = anyhow::Result<IndexEntry>> + use<'_> {
         let what = &self.what;
         let lines = self.lines.take();
-        lines.into_iter().flat_map(index::entries).map(move |entry| entry.with_context(|| what.clone()))
+        let mut order = Order::default();
+        let in_order = move |entry: io::Result<IndexEntry>| match entry {
+            Ok(IndexEntry::File(file)) => order.follow(&file).map(|()| IndexEntry::File(file)),
+            other => other,
+        };
+        lines.into_iter().flat_map(index::entries).map(in_order).map(move |entry| entry.with_context(|| what.clone()))
     }
 
     /// Once the entries are read to their end: whether they are the ones that the commit record promises.
@@ -76,11 +82,36 @@ impl IndexReader {
     }
 }
 
+/// How far the files of an index have come. In any other order a reader would go through parts again and again, and
+/// keep more files of one part than can lie in it.
+#[derive(Default)]
+struct Order {
+    part: u32,
+    end: u64,
+}
+
+impl Order {
+    fn follow(&mut self, file: &FileEntry) -> io::Result<()> {
+        let start = if file.part == self.part { self.end } else { 0 };
+        let end = file.offset.checked_add(file.size).filter(|_| file.part >= self.part && file.offset >= start);
+        self.part = file.part;
+        self.end = end.ok_or_else(|| {
+            let what = format!("damaged index: {} in part {} is out of order", file.path.display(), file.part);
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })?;
+        // The next one has a header before it, an empty file too.
+        self.end = self.end.saturating_add(1);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::archive::testing::World;
     use crate::codec::Codec;
+    use crate::repo::index::RelativePath;
+    use rstest::rstest;
 
     #[test]
     fn an_index_that_goes_on_is_read_no_further_than_its_record_says() {
@@ -94,5 +125,27 @@ mod tests {
         let mut index = IndexReader::open(&world.repository, &world.record).unwrap();
         assert_eq!(index.entries().flatten().count(), lines.count());
         assert!(index.finish().unwrap_err().to_string().contains("do not match"));
+    }
+
+    #[rstest]
+    #[case(&[(1, 512, 10), (1, 1536, 0), (1, 2048, 5), (2, 512, 1)], true)]
+    #[case::twice(&[(1, 512, 10), (1, 512, 10)], false)]
+    #[case::an_empty_file_twice(&[(1, 512, 0), (1, 512, 0)], false)]
+    #[case::within_another(&[(1, 512, 10), (1, 520, 1)], false)]
+    #[case::a_part_again(&[(1, 512, 1), (2, 512, 1), (1, 1536, 1)], false)]
+    #[case::beyond_all_numbers(&[(1, u64::MAX, 1)], false)]
+    fn files_come_in_order(#[case] files: &[(u32, u64, u64)], #[case] expected: bool) {
+        let path = RelativePath::new("f").unwrap();
+        let entry = |&(part, offset, size): &(u32, u64, u64)| FileEntry {
+            path: path.clone(),
+            part,
+            offset,
+            size,
+            mode: 0o600,
+            modified: 0,
+            sha256: Digest::of(b""),
+        };
+        let mut order = Order::default();
+        assert_eq!(files.iter().map(entry).all(|file| order.follow(&file).is_ok()), expected);
     }
 }

@@ -19,9 +19,11 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::repo::BackupId;
+use crate::repo::envelope::RecordError;
+use crate::repo::index::IndexEntry;
 use crate::repo::layout::backup_object;
 use crate::repo::records::BackupRecord;
-use crate::report::{Advice, Cancel, Interrupted, Progress};
+use crate::report::{Advice, Cancel, Interrupted, Progress, message_of};
 use crate::store::StoreError;
 
 use super::{Repository, backups};
@@ -112,7 +114,7 @@ impl Finding {
             (_, Some(io)) if matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                 Ok(Self::new(Kind::Damaged, object, io.to_string()))
             }
-            _ => Ok(Self::new(Kind::Unreadable, object, format!("{err:#}"))),
+            _ => Ok(Self::new(Kind::Unreadable, object, message_of(&err))),
         }
     }
 }
@@ -122,13 +124,14 @@ impl Finding {
 /// An error when there is no such backup, or when the repository does not answer.
 pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<BackupRecord, Finding>> {
     let key = repository.layout().backup_object(id, backup_object::COMMIT)?;
-    repository.store().stat(&key).with_context(|| format!("look for backup {id}"))?;
+    repository.store().stat(&key).with_context(|| format!("look for {id}"))?;
     match backups::load(repository, id) {
         Ok(record) => Ok(Ok(record)),
+        Err(err) if err.is::<RecordError>() => Ok(Err(Finding::new(Kind::Record, &key, message_of(&err)))),
         // There is no such backup.
         Err(err) if err.is::<Advice>() => Err(err),
         Err(err) if err.is::<StoreError>() || err.is::<io::Error>() => Finding::of_reading(&key, err).map(Err),
-        Err(err) => Ok(Err(Finding::new(Kind::Record, &key, format!("{err:#}")))),
+        Err(err) => Ok(Err(Finding::new(Kind::Record, &key, message_of(&err)))),
     }
 }
 
@@ -157,6 +160,42 @@ pub fn backup(
     }
     findings.sort_by(|a, b| a.object.cmp(&b.object));
     Ok(findings)
+}
+
+/// Reads what a restore needs besides the parts, the manifest and the index; answers the first thing for which it would
+/// fail: one of them is not the one that was written, or the index names a file that lies in no part.
+pub fn documents(repository: &Repository, record: &BackupRecord, cancel: &Cancel) -> anyhow::Result<Option<Finding>> {
+    let codec = record.compression.codec;
+    let key = repository.layout().backup_object(record.id, &backup_object::manifest(codec))?;
+    match manifest::read_object(repository, &key, codec, &record.manifest)? {
+        Ok(_) => index(repository, record, cancel),
+        Err(finding) => Ok(Some(finding)),
+    }
+}
+
+fn index(repository: &Repository, record: &BackupRecord, cancel: &Cancel) -> anyhow::Result<Option<Finding>> {
+    let key = repository.layout().backup_object(record.id, &backup_object::index(record.compression.codec))?;
+    let read = || -> anyhow::Result<Option<String>> {
+        let mut index = IndexReader::open(repository, record)?;
+        let (mut files, mut misplaced) = (0_u64, None);
+        for entry in index.entries() {
+            let IndexEntry::File(file) = entry? else { continue };
+            cancel.check()?;
+            files += 1;
+            let part = record.parts.iter().find(|part| part.number == file.part);
+            let end = file.offset.saturating_add(file.size);
+            if misplaced.is_none() && part.is_none_or(|part| end > part.plain_bytes) {
+                misplaced = Some(format!("{} does not lie in part {}", file.path.display(), file.part));
+            }
+        }
+        index.finish()?;
+        let lacking = || format!("it names {files} files, the backup's record {}", record.files);
+        Ok(misplaced.or_else(|| (files != record.files).then(lacking)))
+    };
+    match read() {
+        Ok(wrong) => Ok(wrong.map(|what| Finding::new(Kind::Mismatch, &key, what))),
+        Err(err) => Finding::of_reading(&key, err).map(Some),
+    }
 }
 
 fn bad_pages(repository: &Repository, record: &BackupRecord) -> anyhow::Result<Option<Finding>> {

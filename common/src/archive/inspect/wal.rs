@@ -1,20 +1,26 @@
 //! The WAL that makes a backup consistent: there, and every byte checked.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 
-use crate::archive::segments::{self, Check, CheckError};
+use crate::archive::segments::{Check, CheckError};
 use crate::archive::{Identity, Repository, inventory};
 use crate::codec::{Codec, decoder};
 use crate::pg::{ArchiveName, TimelineHistory, WalSegmentName};
 use crate::repo::chain::Route;
+use crate::repo::layout::parse_wal_object;
 use crate::repo::records::BackupRecord;
 use crate::report::{Cancel, Progress};
 use crate::store::Key;
 
 use super::{CHUNK_BYTES, Depth, Finding, Kind};
+
+/// How many objects one listing asks for.
+const PAGE_ENTRIES_MIN: usize = 16;
+const PAGE_ENTRIES_MAX: usize = 1000;
 
 /// Inspects the WAL from a backup's start to its stop, without which it cannot be restored.
 ///
@@ -32,24 +38,79 @@ pub fn wal(
 ) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let route = route(repository, record, &mut findings)?;
-    let system = record.source.system_identifier;
-    let mut present = Vec::new();
-    let mut holes: Vec<(WalSegmentName, WalSegmentName)> = Vec::new();
-    for name in route.segments(record.span.start_lsn, record.span.stop_lsn) {
-        cancel.check()?;
-        match segments::locate(repository, system, ArchiveName::Segment(name))? {
-            Some((key, codec)) => present.push((name, key, codec)),
-            None => match holes.last_mut() {
-                Some((_, last)) if last.next(record.source.segment_size) == Some(name) => *last = name,
-                _ => holes.push((name, name)),
-            },
-        }
-    }
-    findings.extend(holes.into_iter().map(|(first, last)| missing(record, first, last)));
+    let present = archived(repository, record, &route, cancel)?;
+    findings.extend(holes(record, &route, present.keys()).map(|(first, last)| missing(record, first, last)));
     if depth == Depth::Standard {
+        let present: Vec<Located> = present.into_values().collect();
         findings.extend(check_all(repository, record, &present, jobs, progress, cancel)?);
     }
     Ok(findings)
+}
+
+/// The numbers of the segments that the backup needs: of the first one, and of the one after the last.
+fn needed(record: &BackupRecord) -> (u64, u64) {
+    let bytes = record.source.segment_size.bytes();
+    (record.span.start_lsn.0 / bytes, record.span.stop_lsn.0.div_ceil(bytes))
+}
+
+/// Those of the needed segments that are there, by number. Asks for lists, not for each name: a record can claim any
+/// number of segments.
+fn archived(
+    repository: &Repository,
+    record: &BackupRecord,
+    route: &Route,
+    cancel: &Cancel,
+) -> anyhow::Result<BTreeMap<u64, Located>> {
+    let (first, end) = needed(record);
+    let (system, size) = (record.source.system_identifier, record.source.segment_size);
+    let usual = repository.compression().codec;
+    let mut found: BTreeMap<u64, Located> = BTreeMap::new();
+    let page_entries =
+        usize::try_from(end - first).unwrap_or(PAGE_ENTRIES_MAX).clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX);
+    let history = route.history();
+    let timelines = history.ancestors.iter().map(|ancestor| ancestor.timeline).chain([history.timeline]);
+    let (oldest, newest) = (route.segment(first).timeline, route.segment(end.saturating_sub(1)).timeline);
+    for timeline in timelines.filter(|timeline| (oldest..=newest).contains(timeline)) {
+        let prefix = repository.layout().wal_of_timeline(system, timeline);
+        let begin = ArchiveName::Segment(WalSegmentName::numbered(timeline, first, size));
+        // The codec's suffix follows: the first segment's own object comes after this.
+        let mut after = repository.layout().wal_stem(system, begin);
+        loop {
+            cancel.check()?;
+            let page = repository.store().list(&prefix, Some(&after), page_entries)?;
+            let is_last = page.len() < page_entries;
+            let mut passed = false;
+            for entry in page {
+                entry.key.as_str().clone_into(&mut after);
+                let Some(object) = parse_wal_object(entry.key.file_name()) else { continue };
+                let ArchiveName::Segment(name) = object.name else { continue };
+                let Some(number) = name.number(size) else { continue };
+                passed |= number >= end;
+                let preferred = object.codec == usual || !found.contains_key(&number);
+                if (first..end).contains(&number) && route.segment(number) == name && preferred {
+                    found.insert(number, (name, entry.key, object.codec));
+                }
+            }
+            if is_last || passed {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The first and last segment of each stretch that is not among the ones `present`.
+fn holes<'a>(
+    record: &BackupRecord,
+    route: &'a Route,
+    present: impl Iterator<Item = &'a u64>,
+) -> impl Iterator<Item = (WalSegmentName, WalSegmentName)> {
+    let (mut next, end) = needed(record);
+    present.copied().chain([end]).filter_map(move |number| {
+        let hole = (next < number).then(|| (route.segment(next), route.segment(number - 1)));
+        next = number + 1;
+        hole
+    })
 }
 
 fn missing(record: &BackupRecord, first: WalSegmentName, last: WalSegmentName) -> Finding {
@@ -71,6 +132,7 @@ fn route(repository: &Repository, record: &BackupRecord, findings: &mut Vec<Find
     Ok(Route::new(history.unwrap_or_else(|| TimelineHistory::root(timeline)), record.source.segment_size))
 }
 
+/// A segment, its object, and how that is compressed.
 type Located = (WalSegmentName, Key, Codec);
 
 fn check_all(

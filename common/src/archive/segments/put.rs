@@ -21,6 +21,9 @@ use crate::archive::{Identity, Repository};
 /// How much is read and compressed at a time; a cancellation is seen this often.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// No segment of PostgreSQL's is larger. What unpacks to more is not read on.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
 /// What became of a file that was put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
@@ -195,15 +198,14 @@ impl Outgoing<'_> {
         self.for_each_chunk(source, |ours| {
             let place = theirs.get_mut(..ours.len()).unwrap_or_default();
             if same {
-                same = match archived.read_exact(place) {
-                    Ok(()) => place == ours,
-                    Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => false,
-                    Err(err) => return Err(err).with_context(damaged),
-                };
+                let count = fill(&mut archived, place).with_context(damaged)?;
+                same = place.get(..count) == Some(ours);
             }
             Ok(())
         })?;
         if !same {
+            // Only what can be read to its end is another file; else it is this one, damaged.
+            std::io::copy(&mut archived.take(SEGMENT_BYTES_MAX), &mut std::io::sink()).with_context(damaged)?;
             return Ok(false);
         }
         let mut rest = [0];
@@ -246,6 +248,21 @@ impl Outgoing<'_> {
             Published::Created | Published::Exists => Ok(Put::SetAside(key)),
         }
     }
+}
+
+/// Reads until the buffer is full or the source ends; answers how much. A stream that is cut off is an error of its
+/// decoder, and not the end.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut count = 0;
+    while let Some(place) = buffer.get_mut(count..).filter(|place| !place.is_empty()) {
+        match source.read(place) {
+            Ok(0) => break,
+            Ok(read) => count += read,
+            Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(count)
 }
 
 #[cfg(test)]

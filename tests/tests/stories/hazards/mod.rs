@@ -41,7 +41,7 @@ fn copy_is_refused(cluster: &Cluster, name: &str, options: &[&str], words: &[&st
 }
 
 /// Fails unless the same files with the same contents are there.
-fn unchanged(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>) -> Result<()> {
+pub(crate) fn unchanged(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>) -> Result<()> {
     let differs = |path: &&PathBuf| before.get(*path) != after.get(*path);
     let changed: Vec<_> = before.keys().chain(after.keys()).filter(differs).collect();
     ensure!(changed.is_empty(), "changed: {changed:?}");
