@@ -267,14 +267,15 @@ fn wal_plan(route: &Route, backup: &BackupRecord, target: &Target, system: u64) 
     let size = backup.source.segment_size.bytes();
     let mut stretches = Vec::new();
     let mut from = backup.span.start_lsn;
-    let ancestors = route.history().ancestors.iter().skip_while(|entry| entry.timeline != backup.span.timeline);
-    for ancestor in ancestors {
+    let history = route.history();
+    let timelines = history.ancestors.iter().map(|entry| entry.timeline);
+    for timeline in timelines.skip_while(|timeline| *timeline != backup.span.timeline) {
         // The segment of the fork is read from the child.
-        let to = Lsn(ancestor.switch.0 / size * size);
-        stretches.push(Stretch { timeline: ancestor.timeline, from, to: Some(end.map_or(to, |end| end.min(to))) });
+        let to = Lsn(history.switch_of(timeline).unwrap_or_default().0 / size * size);
+        stretches.push(Stretch { timeline, from, to: Some(end.map_or(to, |end| end.min(to))) });
         from = to;
     }
-    stretches.push(Stretch { timeline: route.history().timeline, from, to: end });
+    stretches.push(Stretch { timeline: history.timeline, from, to: end });
     WalPlan { system_identifier: system, stretches }
 }
 
@@ -336,7 +337,7 @@ fn outside_config(backup: &BackupRecord, role: Role) -> Option<PathBuf> {
 mod tests {
     use super::*;
     use clap::Parser as _;
-    use common::pg::{SegmentSize, WalSegmentName};
+    use common::pg::{SegmentSize, TimelineHistory, TimelineId, WalSegmentName};
     use common::repo::records::Tablespace;
     use common::repo::records::testing::backup;
     use common::restore::salvage::Tail;
@@ -466,5 +467,22 @@ mod tests {
         plan.arrive(Arrival { at: Lsn(4 * SEG), last_before: None, first_after: None });
         assert!(plan.wal.needs(segment(3), SegmentSize::DEFAULT));
         assert!(!plan.wal.needs(segment(4), SegmentSize::DEFAULT));
+    }
+    /// Timeline 3 was asked for along timeline 2, to a moment before that one began: nothing of 1 behind it is needed.
+    #[test]
+    fn the_wal_plan_leaves_every_ancestor_at_the_earliest_fork() {
+        let history = TimelineHistory::parse(TimelineId(3), b"1\t0/8000000\tx\n\n2\t0/4800000\ty\n").unwrap();
+        let route = Route::new(history, SegmentSize::DEFAULT);
+        let plan = wal_plan(&route, &backup(1, 2 * SEG, 100), &Target::Latest, 7);
+        let needs = |timeline, number| {
+            plan.needs(
+                WalSegmentName::numbered(TimelineId(timeline), number, SegmentSize::DEFAULT),
+                SegmentSize::DEFAULT,
+            )
+        };
+        assert_eq!(
+            [needs(1, 3), needs(1, 4), needs(2, 8), needs(3, 3), needs(3, 4)],
+            [true, false, false, false, true]
+        );
     }
 }

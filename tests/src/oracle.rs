@@ -112,6 +112,13 @@ fn ancestry(dir: &Path, timeline: u32) -> Result<Vec<(TimelineId, Option<Lsn>)>>
         path = parse_history(&text).with_context(|| format!("read the history {text:?}"))?;
     }
     path.push((timeline, None));
+    // A recovery to before its own timeline began leaves that one's parent there, too: the last line alone says it.
+    for older in (1..path.len().saturating_sub(1)).rev() {
+        let (newer, end) = (path.get(older).and_then(|entry| entry.1), path.get_mut(older - 1));
+        if let Some((_, end)) = end {
+            *end = (*end).min(newer);
+        }
+    }
     Ok(path)
 }
 

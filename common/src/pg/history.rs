@@ -100,9 +100,13 @@ impl TimelineHistory {
         self.ancestors.last().map_or(Lsn(0), |parent| parent.switch)
     }
 
-    /// The first position that is not on `ancestor` any more (`tliSwitchPoint`); `None` unless it is an ancestor.
+    /// The first position that is not on `ancestor` any more; `None` unless it is an ancestor.
+    ///
+    /// Mostly what its line says (`tliSwitchPoint`). But a recovery along the newest timeline to a moment before that
+    /// one began leaves all of its ancestors there, and writes only that into the new history's last line.
     pub fn switch_of(&self, ancestor: TimelineId) -> Option<Lsn> {
-        self.ancestors.iter().find(|entry| entry.timeline == ancestor).map(|entry| entry.switch)
+        let from = self.ancestors.iter().position(|entry| entry.timeline == ancestor)?;
+        self.ancestors.get(from..)?.iter().map(|entry| entry.switch).min()
     }
 
     /// Whether `timeline` is this one or an ancestor of it (`tliInHistory`).
@@ -186,6 +190,9 @@ mod tests {
     fn a_recovery_to_before_the_parents_beginning_leaves_it_nothing(#[case] position: u64, #[case] timeline: u32) {
         let history = history(3, "1\t0/3000\tx\n\n2\t0/2000\ty\n");
         assert_eq!(history.timeline_at(Lsn(position)), TimelineId(timeline));
+        for ancestor in [1, 2] {
+            assert_eq!(history.switch_of(TimelineId(ancestor)), Some(Lsn(0x2000)));
+        }
     }
 
     #[test]

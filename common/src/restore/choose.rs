@@ -274,6 +274,20 @@ mod tests {
         }
     }
 
+    /// Timeline 3 forks off timeline 1 before timeline 2 does: it was asked for along timeline 2.
+    #[test]
+    fn a_backup_behind_an_earlier_fork_leads_nowhere() {
+        let (mut backups, mut inventory) = world();
+        backups.insert(1, backup(1, 3 * SEG, 300));
+        inventory.add_history(TimelineHistory::parse(TimelineId(3), b"1\t0/4800000\tx\n\n2\t0/2800000\ty\n").unwrap());
+        for number in 2..=12 {
+            inventory.add_segment(WalSegmentName::numbered(TimelineId(3), number, SegmentSize::DEFAULT));
+        }
+        let choice = choose(&backups, &inventory, &wish(Target::Latest)).unwrap();
+        assert_eq!(choice.route.history().timeline, TimelineId(3));
+        assert_eq!(choice.backup.id, backups[0].id);
+    }
+
     #[test]
     fn a_target_before_every_backup_is_refused() {
         let (backups, inventory) = world();
