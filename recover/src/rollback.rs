@@ -50,10 +50,7 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
     // Once the old cluster is back, its own files would be taken for the recovered one's.
     journal.new_timeline = abandoned;
     journal.write(&place)?;
-    let mut discarded = Vec::new();
-    for change in journal.changes.iter().rev() {
-        discarded.extend(undo(change, &journal.changes, now)?);
-    }
+    let discarded = undo_all(&journal, now)?;
     let restarts = touched && journal.was_running && journal.plan.replaces;
     if restarts {
         start(&journal, &place, &programs, ctx)?;
@@ -68,11 +65,7 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
     } else {
         format!("{pgdata} is free again")
     }];
-    lines.extend(
-        discarded
-            .iter()
-            .map(|path| format!("what the recovery made is in {}; remove it when you like", path.display())),
-    );
+    lines.extend(discarded.iter().map(|path| discarded_line(path)));
     if restarts {
         lines.push("its server is starting".to_owned());
     }
@@ -80,6 +73,36 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
         ctx.output.line(line)?;
     }
     report(&journal, &pgdata, &discarded, ctx)
+}
+
+/// Undoes a recovery that ended before all files were in place, so that the same call can begin anew; answers its journal.
+/// No server has run on what is set aside, and the old one stays down. Leaves any other recovery alone, and one whose
+/// directory somebody has started a server on.
+pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Option<Journal>> {
+    let Some((_lock, mut journal)) = Journal::lock(place)? else { return Ok(None) };
+    if journal.is_over() || journal.stage >= Stage::Placed || server::running(&place.pgdata)?.is_some() {
+        return Ok(None);
+    }
+    ctx.output
+        .line(&format!("an earlier recovery of {} did not get far and is undone first", place.pgdata.display()))?;
+    for path in undo_all(&journal, ctx.clock.now())? {
+        ctx.output.line(&discarded_line(&path))?;
+    }
+    journal.reach(Stage::RolledBack, place)?;
+    Ok(Some(journal))
+}
+
+/// Undoes every change that was made, last first; answers what was set aside.
+fn undo_all(journal: &Journal, now: DateTime<Utc>) -> anyhow::Result<Vec<PathBuf>> {
+    let mut discarded = Vec::new();
+    for change in journal.changes.iter().rev() {
+        discarded.extend(undo(change, &journal.changes, now)?);
+    }
+    Ok(discarded)
+}
+
+fn discarded_line(path: &Path) -> String {
+    format!("what the recovery made is in {}; remove it when you like", path.display())
 }
 
 fn report(journal: &Journal, pgdata: &str, discarded: &[PathBuf], ctx: &Context) -> anyhow::Result<Outcome> {

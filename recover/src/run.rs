@@ -11,11 +11,13 @@ use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::plan::{self, Decision, Plan};
 use crate::report::{self, Reporter};
+use crate::rollback;
 use crate::steps::{self, Site};
 
 /// Carries out `recover run`.
 pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
+    let undone = if args.dry_run { None } else { rollback::clear_the_way(&place, ctx)? };
     let before = Journal::refuse_unfinished(&place)?;
     let repository = facts::open_repository(ctx)?;
     let port = port(cli)?;
@@ -40,7 +42,8 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
         let message = format!("another recovery of {} was begun meanwhile", site.place.pgdata.display());
         return Err(Advice::refused(message).hint("look at what it left, and run recover again").into());
     }
-    let journal = act(&facts, &decision, &site, &mut reporter);
+    let was_running = undone.is_some_and(|journal| journal.was_running);
+    let journal = act(&facts, &decision, was_running, &site, &mut reporter);
     conclude(journal, reporter, &site, ctx)
 }
 
@@ -70,8 +73,16 @@ fn confirm(plan: &Plan, args: &RunArgs, ctx: &Context) -> anyhow::Result<()> {
 }
 
 /// The steps after the check. The journal says how far they got, also when one fails.
-fn act(facts: &Facts, decision: &Decision, site: &Site<'_>, reporter: &mut Reporter<'_>) -> anyhow::Result<Journal> {
-    let mut journal = steps::begin(facts, decision, site)?;
+///
+/// `was_running`: an earlier attempt has stopped the old server already.
+fn act(
+    facts: &Facts,
+    decision: &Decision,
+    was_running: bool,
+    site: &Site<'_>,
+    reporter: &mut Reporter<'_>,
+) -> anyhow::Result<Journal> {
+    let mut journal = steps::begin(facts, decision, was_running, site)?;
     reporter.done(steps::stop::run(&mut journal, site)?)?;
     reporter.done(steps::preserve::run(facts, &mut journal, site)?)?;
     reporter.done(steps::extract::run(&decision.backup, &mut journal, site)?)?;

@@ -22,7 +22,7 @@ use crate::repo::layout::backup_object;
 use crate::repo::part::skip;
 use crate::repo::records::BackupRecord;
 use crate::report::{Advice, Cancel, Progress};
-use crate::sys::durable;
+use crate::sys::{durable, faults};
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -112,8 +112,7 @@ fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<(
     let mode = backup.source.data_directory_mode & 0o777;
     for root in destination.roots() {
         durable::create_dir_all(root, mode).with_context(|| format!("make {}", root.display()))?;
-        std::fs::set_permissions(root, Permissions::from_mode(mode))
-            .with_context(|| format!("set the mode of {}", root.display()))?;
+        set_mode(root, mode)?;
     }
     let tblspc = destination.pgdata.join("pg_tblspc");
     make_directory(&tblspc, mode)?;
@@ -129,17 +128,22 @@ fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<(
 }
 
 fn link(target: &Path, name: &Path) -> anyhow::Result<()> {
-    std::os::unix::fs::symlink(target, name).with_context(|| format!("link {} to {}", name.display(), target.display()))
+    faults::call("link", name, || std::os::unix::fs::symlink(target, name))
+        .with_context(|| format!("link {} to {}", name.display(), target.display()))
 }
 
 /// Makes one directory with exactly this mode; one that is there keeps its contents.
 fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
-    match DirBuilder::new().mode(mode).recursive(true).create(path) {
+    match faults::call("make", path, || DirBuilder::new().mode(mode).recursive(true).create(path)) {
         Ok(()) => {}
         Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(err) => return Err(err).with_context(|| format!("make {}", path.display())),
     }
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
+    set_mode(path, mode)
+}
+
+fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
+    faults::call("set the mode of", path, || std::fs::set_permissions(path, Permissions::from_mode(mode)))
         .with_context(|| format!("set the mode of {}", path.display()))
 }
 
@@ -275,8 +279,9 @@ impl Worker<'_> {
     fn file(&self, entry: &FileEntry, source: &mut impl Read, buffer: &mut [u8]) -> anyhow::Result<()> {
         let path = self.destination.resolve(&entry.path);
         let writing = || format!("write {}", path.display());
-        let file =
-            OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path).with_context(writing)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(entry.mode);
+        let file = faults::call("make", &path, || options.open(&path)).with_context(writing)?;
         let mut sink = HashingWriter::new(&file);
         let mut left = entry.size;
         while left > 0 {
@@ -288,13 +293,13 @@ impl Worker<'_> {
             let count = source.read(buffer.get_mut(..limit).unwrap_or_default())?;
             let chunk = buffer.get(..count).unwrap_or_default();
             anyhow::ensure!(!chunk.is_empty(), "the part ends in the middle of a file");
-            sink.write_all(chunk).with_context(writing)?;
+            faults::write(&path, chunk, |bytes| sink.write_all(bytes)).with_context(writing)?;
             left -= count as u64;
             self.means.progress.advance(count as u64);
         }
         let (_, _, digest) = sink.finish();
         anyhow::ensure!(digest == entry.sha256, "the contents do not match their digest");
-        set_attributes(&file, entry).with_context(writing)
+        faults::call("set the mode of", &path, || set_attributes(&file, entry)).with_context(writing)
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod durable;
+pub mod faults;
 pub mod identity;
 pub mod lock;
 pub mod process;
