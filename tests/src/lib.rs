@@ -8,6 +8,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`account`] | who runs the servers and programs |
+//! | [`faults`] | the programs' own calls of files and stores, and faults planned at them |
 //! | [`process`] | child processes with deadlines, and processes found by number |
 //! | [`sandbox`] | a temporary folder that leaves neither files nor servers behind |
 //! | [`postgres`] | where PostgreSQL's programs are |
@@ -22,6 +23,7 @@
 
 pub mod account;
 pub mod cluster;
+pub mod faults;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
