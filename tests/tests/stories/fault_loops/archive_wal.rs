@@ -52,7 +52,7 @@ impl Scene {
 
     /// Every object is whole, and every archived file is the server's, byte for byte.
     fn require_true(&self, repo: &Repo) -> Result<()> {
-        repo.require_whole()?;
+        repo.require_json()?;
         for (name, object) in repo.wal_objects() {
             let ours = self.files.get(&name).with_context(|| format!("nobody archived {name}"))?;
             ensure!(repo.unpack(&object)? == *ours, "the archived {name} is not the server's");
@@ -94,7 +94,7 @@ fn archive_wal_to_two_repositories_survives_every_fault() -> Result<()> {
     let (one, two) = (Repo::new(&scene.sandbox, "one")?, Repo::new(&scene.sandbox, "two")?);
     let (command, name) = (scene.archive(0, &[&one, &two])?, scene.name(0)?);
     let calls = command.calls()?;
-    try_each("archive-wal, two", &calls, &e2e::faults::some("archive-wal, two", &calls, 1), |fault| {
+    try_each("archive-wal, two", &calls, &e2e::faults::some("archive-wal, two", &calls, 5), |fault| {
         scene.sandbox.clear(one.path())?;
         scene.sandbox.clear(two.path())?;
         attempt(&scene, &command, fault, &name, &[&one, &two])

@@ -11,8 +11,12 @@ fn basebackup_survives_every_fault() -> Result<()> {
     let command = scene.backup()?;
     let folder = scene.repo.path().join("main/backup");
     let calls = command.calls()?;
-    try_each("basebackup", &calls, &some("basebackup", &calls, 1), |fault| {
+    try_each("basebackup", &calls, &some("basebackup", &calls, 2), |fault| {
         scene.sandbox.clear(&folder)?;
+        // Archived WAL that no later backup needs: the server archives on meanwhile, so its newest stays.
+        for object in scene.repo.wal_objects().into_values().rev().skip(6) {
+            scene.repo.remove(&object)?;
+        }
         let ran = command.suffer(fault)?;
         scene.require_whole(&scene.repo)?;
         ensure!(ran.code != Some(0) || !scene.repo.backups().is_empty(), "a backup was made and is not there: {ran}");

@@ -23,7 +23,7 @@ fn a_copy_survives_every_fault() -> Result<()> {
     args.extend(["--no-start", "--yes", "-j", "1"]);
     let command = Rehearsal::new(&scene.sandbox, "recover", &args);
     let calls = command.calls()?;
-    try_each("recover", &calls, &some("recover", &calls, 1), |fault| {
+    try_each("recover", &calls, &some("recover", &calls, 5), |fault| {
         for left in std::fs::read_dir(&place)? {
             scene.sandbox.clear(&left?.path())?;
         }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use chrono::TimeDelta;
+use common::repo::envelope;
+use common::repo::records::StartedRecord;
 use e2e::faults::{Rehearsal, every, try_each};
 use e2e::{Repo, StopMode};
 
@@ -15,6 +18,15 @@ fn contents(repo: &Repo) -> Result<BTreeMap<PathBuf, u64>> {
     repo.fingerprint()?.into_iter().map(below).collect()
 }
 
+/// Lets a backup be two hours old. The remains of one that is minutes old are left alone for half an hour: they look
+/// like a backup that is being made.
+fn age(repo: &Repo, id: &str) -> Result<()> {
+    let object = repo.backup_object(id, "started.json")?;
+    let mut record: StartedRecord = envelope::open(&std::fs::read(&object)?)?;
+    record.heartbeat_at -= TimeDelta::hours(2);
+    repo.replace(&object, &envelope::seal(&record)?)
+}
+
 #[test]
 fn retention_survives_every_fault() -> Result<()> {
     let scene = Scene::new()?;
@@ -23,6 +35,9 @@ fn retention_survives_every_fault() -> Result<()> {
         scene.backup()?.run()?.success()?;
     }
     scene.cluster.stop(StopMode::Fast)?;
+    for id in scene.repo.backups() {
+        age(&scene.repo, &id)?;
+    }
     let last = scene.repo.backups().pop().context("three backups")?;
     let repo = Repo::new(&scene.sandbox, "thinned")?;
     let reset = || scene.sandbox.copy(scene.repo.path(), repo.path());
