@@ -75,16 +75,15 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
     report(&journal, &pgdata, &discarded, ctx)
 }
 
-/// Undoes a recovery that ended before all files were in place, so that the same call can begin anew; answers its journal.
-/// No server has run on what is set aside, and the old one stays down. Leaves any other recovery alone, and one whose
-/// directory somebody has started a server on.
+/// Undoes a recovery that was cut short, so that the same call can begin anew; answers its journal. The old server stays
+/// down. Any other recovery is left alone, and one on whose directory somebody has started a server.
 pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Option<Journal>> {
     let Some((_lock, mut journal)) = Journal::lock(place)? else { return Ok(None) };
-    if journal.is_over() || journal.stage >= Stage::Placed || server::running(&place.pgdata)?.is_some() {
+    if !journal.is_cut_short() || server::running(&place.pgdata)?.is_some() {
         return Ok(None);
     }
     ctx.output
-        .line(&format!("an earlier recovery of {} did not get far and is undone first", place.pgdata.display()))?;
+        .line(&format!("an earlier recovery of {} was cut short, and is undone first", place.pgdata.display()))?;
     for path in undo_all(&journal, ctx.clock.now())? {
         ctx.output.line(&discarded_line(&path))?;
     }

@@ -128,20 +128,19 @@ fn conclude(
 
 /// An error that happened after something was changed carries the way back.
 fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
-    let touched = Journal::read(&site.place).ok().flatten().filter(|journal| journal.stage > Stage::Checked);
-    if touched.is_none() {
+    let Some(journal) = Journal::read(&site.place).ok().flatten().filter(|journal| journal.stage > Stage::Checked)
+    else {
         return err;
-    }
-    let pgdata = site.place.pgdata.display();
-    let started = touched.is_some_and(|journal| journal.stage == Stage::Started);
-    let way_back = if started && err.downcast_ref::<Interrupted>().is_some() {
-        format!(
-            "the server goes on: recover finish -D {pgdata} ends the recovery once it takes writes, \
-             recover rollback -D {pgdata} puts everything back as it was"
-        )
-    } else {
-        format!("recover rollback -D {pgdata} puts everything back as it was")
     };
+    let pgdata = site.place.pgdata.display();
+    let way_on = if journal.is_cut_short() {
+        "the same command again begins anew, ".to_owned()
+    } else if journal.stage == Stage::Started && err.downcast_ref::<Interrupted>().is_some() {
+        format!("the server goes on: recover finish -D {pgdata} ends the recovery once it takes writes, ")
+    } else {
+        String::new()
+    };
+    let way_back = format!("{way_on}recover rollback -D {pgdata} puts everything back as it was");
     let known = err.downcast_ref::<Advice>();
     let advice = Advice {
         class: known.map_or_else(|| common::app::exit::of_error(&err), |advice| advice.class),

@@ -149,6 +149,12 @@ impl Rehearsal {
     }
 }
 
+/// A fault at the last call that does `what` to a name that has `part` in it.
+pub fn at(calls: &[Call], what: &str, part: &str, kind: &'static str) -> Option<Fault> {
+    let call = calls.iter().rev().find(|call| call.what == what && call.name.contains(part))?;
+    Some(Fault { call: call.clone(), kind })
+}
+
 /// Every fault of every kind that can make a difference at these calls.
 pub fn every(calls: &[Call]) -> Vec<Fault> {
     let last = calls.iter().rev().find(|call| call.class == "file").cloned();
@@ -176,7 +182,7 @@ pub fn some(story: &str, calls: &[Call], more: usize) -> Vec<Fault> {
             same.swap(1, last);
             random.shuffle(same.get_mut(2..).unwrap_or_default());
         }
-        for call in same.into_iter().take(2 + more) {
+        for call in same.into_iter().take(more.saturating_add(2)) {
             let kinds = call.kinds();
             turn += 1;
             chosen.extend(kinds.get(turn % kinds.len()).map(|&kind| Fault { call: call.clone(), kind }));
@@ -209,6 +215,21 @@ mod tests {
         assert_eq!((call.number, call.what.as_str(), call.name.as_str()), (7, "set", "the mode of /s/a b"));
         assert_eq!(Call::parse("store 2 list ").unwrap().name, "");
         assert_eq!(Call::parse("file x"), None);
+    }
+
+    /// What holds the feature is left out of every other build than that of the tests.
+    #[test]
+    fn only_a_build_of_tests_can_fail_on_purpose() {
+        let tree = |edges: &str| {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut command = std::process::Command::new(cargo);
+            command.args(["tree", "--workspace", "--locked", "--offline", "-i", "common", "-e", edges]);
+            process::run(command.current_dir(env!("CARGO_MANIFEST_DIR")), "").unwrap().success().unwrap().stdout
+        };
+        let feature = "common feature \"faults\"";
+        assert!(tree("normal,build,dev,features").contains(feature));
+        let programs = tree("normal,build,features");
+        assert!(programs.contains("archive-wal") && !programs.contains(feature), "{programs}");
     }
 
     fn calls(count: u64) -> Vec<Call> {

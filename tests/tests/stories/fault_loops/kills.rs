@@ -4,24 +4,29 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::faults::Rehearsal;
-use e2e::{Repo, StopMode, process, settings};
+use e2e::{Ran, Repo, StopMode, process, settings};
 
+use super::recover::run_again;
 use super::{Scene, require_restored};
 
-/// How much longer than an undisturbed run the longest delay is, in per cent: some runs shall end by themselves.
-const BEYOND: u64 = 120;
+/// How long the longest delay is, in per cent of an undisturbed run: some runs shall end by themselves.
+const DELAY_PERCENT_MAX: u64 = 120;
 
-/// A program that is killed at random, and how its victims are looked at.
+type Step<'a> = Box<dyn Fn() -> Result<()> + 'a>;
+
+/// A program that is killed at random, and how its work is looked at.
 struct Victim<'a> {
     command: Rehearsal,
     /// How long it usually runs.
     usual: Duration,
     /// Makes everything as it was before the first run.
-    reset: Box<dyn Fn() -> Result<()> + 'a>,
+    reset: Step<'a>,
+    /// Runs it again after it was killed.
+    again: Box<dyn Fn(&Rehearsal) -> Result<Ran> + 'a>,
     /// Nothing half-written is visible.
-    between: Box<dyn Fn() -> Result<()> + 'a>,
-    /// The command has done its work.
-    after: Box<dyn Fn() -> Result<()> + 'a>,
+    between: Step<'a>,
+    /// It has done its work.
+    after: Step<'a>,
 }
 
 impl<'a> Victim<'a> {
@@ -33,96 +38,117 @@ impl<'a> Victim<'a> {
     ) -> Result<Self> {
         reset()?;
         let usual = command.run()?.success()?.took;
-        Ok(Self { command, usual, reset: Box::new(reset), between: Box::new(between), after: Box::new(after) })
+        let again = Box::new(|command: &Rehearsal| command.run()?.success());
+        Ok(Self { command, usual, again, reset: Box::new(reset), between: Box::new(between), after: Box::new(after) })
     }
 
+    /// Answers whether it was killed before it ended.
     fn kill_once(&self, random: &mut fastrand::Rng) -> Result<bool> {
         (self.reset)()?;
-        let micros = random.u64(..u64::try_from(self.usual.as_micros())? * BEYOND / 100);
+        let micros = random.u64(..u64::try_from(self.usual.as_micros())? * DELAY_PERCENT_MAX / 100);
         let ran = process::run_and_kill(&mut self.command.command()?, Duration::from_micros(micros))?;
         let killed = ran.signal == Some(9);
-        ensure!(killed || ran.code == Some(0), "{ran}");
-        (self.between)()?;
-        if killed {
-            self.command.run()?.success()?;
-        }
-        (self.after)().with_context(|| format!("killed after {micros} µs: {ran}"))?;
+        let look = || {
+            ensure!(killed || ran.code == Some(0), "neither killed nor done");
+            (self.between)()?;
+            if killed {
+                (self.again)(&self.command)?;
+            }
+            (self.after)()
+        };
+        look().with_context(|| format!("killed after {micros} µs: {ran}"))?;
         Ok(killed)
     }
+}
+
+/// A segment goes into a repository that is not there yet.
+fn archive_wal<'a>(scene: &'a Scene, segment: &str) -> Result<Victim<'a>> {
+    let archive = Repo::new(&scene.sandbox, "archive")?;
+    let (name, file) = (segment.to_owned(), scene.sandbox.path().join(segment));
+    let bytes = scene.repo.unpack(&scene.repo.wal(segment)?)?;
+    scene.sandbox.write(&file, &bytes)?;
+    let args = ["--repo", archive.arg()?, "-D", scene.cluster.pgdata_arg()?, file.to_str().context("text")?];
+    let command = Rehearsal::new(&scene.sandbox, "archive-wal", &args);
+    let (fresh, seen) = (archive.clone(), archive.clone());
+    Victim::new(
+        command,
+        move || scene.sandbox.clear(fresh.path()),
+        move || seen.require_whole(),
+        move || {
+            archive.require_whole()?;
+            ensure!(archive.unpack(&archive.wal(&name)?)? == bytes, "the archived segment is not the server's");
+            Ok(())
+        },
+    )
+}
+
+fn basebackup(scene: &Scene) -> Result<Victim<'_>> {
+    Victim::new(
+        scene.backup()?,
+        || scene.sandbox.clear(&scene.repo.path().join("main/backup")),
+        || scene.require_whole(&scene.repo),
+        || {
+            ensure!(!scene.repo.backups().is_empty(), "no backup is there");
+            scene.require_whole(&scene.repo)
+        },
+    )
+}
+
+/// A stopped cluster is replaced.
+fn recover<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
+    let original = scene.sandbox.path().join("original");
+    scene.cluster.stop(StopMode::Fast)?;
+    scene.sandbox.copy(scene.cluster.pgdata(), &original)?;
+    scene.cluster.start()?;
+    let place = scene.sandbox.path().join("place");
+    let pgdata = place.join("pg");
+    let arg = pgdata.to_str().context("text")?.to_owned();
+    let mut args = vec!["run", "--repo", full.arg()?, "-D", &arg, "--as", "production", "-U", "postgres"];
+    args.extend(["--no-start", "--yes"]);
+    let command = Rehearsal::new(&scene.sandbox, "recover", &args);
+    let folder = place.clone();
+    let victim = Victim::new(
+        command,
+        move || {
+            scene.sandbox.clear(&folder)?;
+            scene.sandbox.folder("place")?;
+            scene.sandbox.copy(&original, &pgdata)
+        },
+        || full.require_whole(),
+        move || require_restored(&scene.sandbox, &arg).map(drop),
+    )?;
+    Ok(Victim { again: Box::new(move |command| run_again(command, &place)), ..victim })
+}
+
+fn retention<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
+    let thinned = Repo::new(&scene.sandbox, "thinned")?;
+    let command = Rehearsal::new(&scene.sandbox, "retention", &["--repo", thinned.arg()?, "--keep-last", "1"]);
+    let (fresh, seen) = (thinned.clone(), thinned.clone());
+    Victim::new(
+        command,
+        move || scene.sandbox.copy(full.path(), fresh.path()),
+        move || scene.require_whole(&seen),
+        move || {
+            ensure!(thinned.backups().len() == 1, "{:?} are left", thinned.backups());
+            scene.require_whole(&thinned)
+        },
+    )
 }
 
 #[test]
 fn programs_survive_kill_9_at_random_moments() -> Result<()> {
     let scene = Scene::new()?;
-    let mut random = fastrand::Rng::with_seed(settings::seed("kill -9"));
-    let backup = scene.backup()?;
     for _ in 0..2 {
-        backup.run()?.success()?;
+        scene.backup()?.run()?.success()?;
     }
-    let last = scene.cluster.switch_wal()?;
+    let segment = scene.cluster.switch_wal()?;
+    // What the backups of the story come and go in is not what is recovered from.
     let full = Repo::new(&scene.sandbox, "full")?;
     scene.sandbox.copy(scene.repo.path(), full.path())?;
-    let [archive, thinned] = ["archive", "thinned"].map(|name| Repo::new(&scene.sandbox, name));
-    let (archive, thinned) = (archive?, thinned?);
-    // Only a segment that the server still has can be archived once more.
-    scene.sandbox.write(&scene.sandbox.path().join(&last), &full.unpack(&full.wal(&last)?)?)?;
-    let segment = scene.sandbox.path().join(&last);
-    let segment = segment.to_str().context("text")?;
-    let original = scene.sandbox.path().join("original");
-    let place = scene.sandbox.folder("place")?;
-    let pgdata = place.join("pg");
-    let pgdata = pgdata.to_str().context("text")?;
-    let backups = scene.repo.path().join("main/backup");
+    let victims =
+        [archive_wal(&scene, &segment)?, basebackup(&scene)?, recover(&scene, &full)?, retention(&scene, &full)?];
 
-    let mut args = vec!["run", "--repo", full.arg()?, "-D", pgdata, "--as", "production", "--no-start", "--yes"];
-    args.extend(["-U", "postgres"]);
-    let recover = Rehearsal::new(&scene.sandbox, "recover", &args);
-    let archive_args = ["--repo", archive.arg()?, "-D", scene.cluster.pgdata_arg()?, segment];
-    // A cluster that is stopped, to be replaced.
-    scene.cluster.stop(StopMode::Fast)?;
-    scene.sandbox.copy(scene.cluster.pgdata(), &original)?;
-    scene.cluster.start()?;
-
-    let victims = [
-        Victim::new(
-            Rehearsal::new(&scene.sandbox, "archive-wal", &archive_args),
-            || scene.sandbox.clear(archive.path()),
-            || archive.require_whole(),
-            || {
-                archive.require_whole()?;
-                ensure!(archive.unpack(&archive.wal(&last)?)? == std::fs::read(segment)?, "not the segment");
-                Ok(())
-            },
-        )?,
-        Victim::new(
-            backup,
-            || scene.sandbox.clear(&backups),
-            || scene.require_whole(&scene.repo),
-            || {
-                ensure!(!scene.repo.backups().is_empty());
-                scene.require_whole(&scene.repo)
-            },
-        )?,
-        Victim::new(
-            recover,
-            || {
-                scene.sandbox.clear(&place)?;
-                scene.sandbox.folder("place")?;
-                scene.sandbox.copy(&original, pgdata.as_ref())
-            },
-            || full.require_whole(),
-            || require_restored(&scene.sandbox, pgdata).map(drop),
-        )?,
-        Victim::new(
-            Rehearsal::new(&scene.sandbox, "retention", &["--repo", thinned.arg()?, "--keep-last", "1"]),
-            || scene.sandbox.copy(full.path(), thinned.path()),
-            || scene.require_whole(&thinned),
-            || {
-                ensure!(thinned.backups().len() == 1, "{:?}", thinned.backups());
-                scene.require_whole(&thinned)
-            },
-        )?,
-    ];
+    let mut random = fastrand::Rng::with_seed(settings::seed("kill -9"));
     // Twice as many kills as other stories have rounds.
     let kills = 2 * settings::rounds("kill -9");
     let mut killed = 0;
