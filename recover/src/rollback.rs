@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use common::app::{Context, Outcome};
 use common::pg::ArchiveName;
 use common::pg::TimelineId;
@@ -93,11 +93,27 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
 
 /// Undoes every change that was made, last first; answers what was set aside.
 fn undo_all(journal: &Journal, now: DateTime<Utc>) -> anyhow::Result<Vec<PathBuf>> {
+    let now = free_moment(&journal.changes, now);
     let mut discarded = Vec::new();
     for change in journal.changes.iter().rev() {
         discarded.extend(undo(change, &journal.changes, now)?);
     }
     Ok(discarded)
+}
+
+/// The moment that names what is set aside: `now`, or the first second after it that no earlier undoing took.
+fn free_moment(changes: &[Change], now: DateTime<Utc>) -> DateTime<Utc> {
+    let is_taken = |moment| {
+        changes.iter().any(|change| match change {
+            Change::Moved { from: path, .. } | Change::Made { path } => discarded_place(path, moment).exists(),
+            Change::Relinked { .. } => false,
+        })
+    };
+    let mut moment = now;
+    while is_taken(moment) {
+        moment += TimeDelta::seconds(1);
+    }
+    moment
 }
 
 fn discarded_line(path: &Path) -> String {
@@ -287,6 +303,17 @@ mod tests {
     /// Where the link leads.
     fn leads(link: &Path) -> PathBuf {
         std::fs::read_link(link).unwrap()
+    }
+
+    #[test]
+    fn what_is_undone_twice_in_a_second_has_two_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir.path().join("data");
+        let changes = [Change::Made { path: made.clone() }];
+        let now = DateTime::UNIX_EPOCH;
+        assert_eq!(free_moment(&changes, now), now);
+        std::fs::create_dir(aside(&made, "undone", now)).unwrap();
+        assert_eq!(free_moment(&changes, now), now + TimeDelta::seconds(1));
     }
 
     #[test]

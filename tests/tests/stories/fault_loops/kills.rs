@@ -1,5 +1,6 @@
 //! `kill -9` at moments that nobody chose.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -95,11 +96,7 @@ fn basebackup(scene: &Scene) -> Result<Victim<'_>> {
 }
 
 /// A stopped cluster is replaced.
-fn recover<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
-    let original = scene.sandbox.path().join("original");
-    scene.cluster.stop(StopMode::Fast)?;
-    scene.sandbox.copy(scene.cluster.pgdata(), &original)?;
-    scene.cluster.start()?;
+fn recover<'a>(scene: &'a Scene, full: &'a Repo, original: &'a Path) -> Result<Victim<'a>> {
     let place = scene.sandbox.path().join("place");
     let pgdata = place.join("pg");
     let arg = pgdata.to_str().context("text")?.to_owned();
@@ -112,7 +109,7 @@ fn recover<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
         move || {
             scene.sandbox.clear(&folder)?;
             scene.sandbox.folder("place")?;
-            scene.sandbox.copy(&original, &pgdata)
+            scene.sandbox.copy(original, &pgdata)
         },
         || full.require_whole(),
         move || require_restored(&scene.sandbox, &arg).map(drop),
@@ -142,11 +139,18 @@ fn programs_survive_kill_9_at_random_moments() -> Result<()> {
         scene.backup()?.run()?.success()?;
     }
     let segment = scene.cluster.switch_wal()?;
-    // What the backups of the story come and go in is not what is recovered from.
-    let full = Repo::new(&scene.sandbox, "full")?;
+    // Cluster and repository at one moment; later the backups of this story come and go.
+    scene.cluster.stop(StopMode::Fast)?;
+    let (full, original) = (Repo::new(&scene.sandbox, "full")?, scene.sandbox.path().join("original"));
     scene.sandbox.copy(scene.repo.path(), full.path())?;
-    let victims =
-        [archive_wal(&scene, &segment)?, basebackup(&scene)?, recover(&scene, &full)?, retention(&scene, &full)?];
+    scene.sandbox.copy(scene.cluster.pgdata(), &original)?;
+    scene.cluster.start()?;
+    let victims = [
+        archive_wal(&scene, &segment)?,
+        basebackup(&scene)?,
+        recover(&scene, &full, &original)?,
+        retention(&scene, &full)?,
+    ];
 
     let mut random = fastrand::Rng::with_seed(settings::seed("kill -9"));
     // Twice as many kills as other stories have rounds.
