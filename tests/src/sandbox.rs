@@ -169,7 +169,7 @@ impl Drop for Place {
 /// Whether programs can be staged there, and a cluster with its copies fits.
 fn has_room(dir: &Path) -> bool {
     statvfs(dir).is_ok_and(|found| {
-        let free = u64::from(found.blocks_available()) * found.fragment_size();
+        let free = found.blocks_available() * found.fragment_size();
         !found.flags().contains(FsFlags::ST_NOEXEC) && free >= MEMORY_BYTES_MIN
     })
 }

@@ -5,25 +5,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::faults::Rehearsal;
-use e2e::{Ran, Repo, StopMode, process, settings};
+use e2e::{Repo, StopMode, process, settings};
 
 use super::recover::run_again;
 use super::{Scene, require_restored};
-
-/// How long the longest delay is, in per cent of an undisturbed run: some runs shall end by themselves.
-const DELAY_PERCENT_MAX: u64 = 120;
 
 type Step<'a> = Box<dyn Fn() -> Result<()> + 'a>;
 
 /// A program that is killed at random, and how its work is looked at.
 struct Victim<'a> {
     command: Rehearsal,
-    /// How long it usually runs.
+    /// How long it ran undisturbed. Some runs are faster, and end by themselves.
     usual: Duration,
     /// Makes everything as it was before the first run.
     reset: Step<'a>,
     /// Runs it again after it was killed.
-    again: Box<dyn Fn(&Rehearsal) -> Result<Ran> + 'a>,
+    again: Step<'a>,
     /// Nothing half-written is visible.
     between: Step<'a>,
     /// It has done its work.
@@ -39,21 +36,28 @@ impl<'a> Victim<'a> {
     ) -> Result<Self> {
         reset()?;
         let usual = command.run()?.success()?.took;
-        let again = Box::new(|command: &Rehearsal| command.run()?.success());
-        Ok(Self { command, usual, again, reset: Box::new(reset), between: Box::new(between), after: Box::new(after) })
+        let same = command.clone();
+        Ok(Self {
+            command,
+            usual,
+            reset: Box::new(reset),
+            again: Box::new(move || same.run()?.success().map(drop)),
+            between: Box::new(between),
+            after: Box::new(after),
+        })
     }
 
     /// Answers whether it was killed before it ended.
     fn kill_once(&self, random: &mut fastrand::Rng) -> Result<bool> {
         (self.reset)()?;
-        let micros = random.u64(..u64::try_from(self.usual.as_micros())? * DELAY_PERCENT_MAX / 100);
+        let micros = random.u64(..u64::try_from(self.usual.as_micros())?);
         let ran = process::run_and_kill(&mut self.command.command()?, Duration::from_micros(micros))?;
         let killed = ran.signal == Some(9);
         let look = || {
             ensure!(killed || ran.code == Some(0), "neither killed nor done");
             (self.between)()?;
             if killed {
-                (self.again)(&self.command)?;
+                (self.again)()?;
             }
             (self.after)()
         };
@@ -103,7 +107,7 @@ fn recover<'a>(scene: &'a Scene, full: &'a Repo, original: &'a Path) -> Result<V
     let mut args = vec!["run", "--repo", full.arg()?, "-D", &arg, "--as", "production", "-U", "postgres"];
     args.extend(["--no-start", "--yes"]);
     let command = Rehearsal::new(&scene.sandbox, "recover", &args);
-    let folder = place.clone();
+    let (folder, same) = (place.clone(), command.clone());
     let victim = Victim::new(
         command,
         move || {
@@ -114,7 +118,7 @@ fn recover<'a>(scene: &'a Scene, full: &'a Repo, original: &'a Path) -> Result<V
         || full.require_whole(),
         move || require_restored(&scene.sandbox, &arg).map(drop),
     )?;
-    Ok(Victim { again: Box::new(move |command| run_again(command, &place)), ..victim })
+    Ok(Victim { again: Box::new(move || run_again(&same, &place).map(drop)), ..victim })
 }
 
 fn retention<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
