@@ -23,7 +23,7 @@ test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAS
 	exit $$status
 
 soak: export HOLDFAST_TEST_ROUNDS ?= 100
-soak: test ## the same with the full number of random rounds
+soak: test ## the same with the full number of random rounds, and every fault at every call
 
 demo: postgresql ## watch a cluster lose a table and get it back
 	$(CARGO) build --release --workspace --bins --locked
