@@ -26,7 +26,7 @@ test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAS
 	exit $$status
 
 soak: export HOLDFAST_TEST_ROUNDS ?= 100
-soak: test ## the same with the full number of random rounds
+soak: test ## the same with the full number of random rounds, and every fault at every call
 
 fuzz: ## look for bytes that break a parser, FUZZ_SECONDS (60) for each of FUZZ_TARGETS (all); needs a nightly compiler
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || \

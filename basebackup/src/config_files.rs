@@ -11,6 +11,7 @@ use common::repo::layout::backup_object;
 use common::repo::part::Attributes;
 use common::repo::records::ObjectRecord;
 use common::server::ServerFacts;
+use common::sys::faults;
 use tar::{Builder, Header};
 
 use crate::copy::attributes;
@@ -64,7 +65,7 @@ enum Contents {
 }
 
 fn read(path: &Path) -> io::Result<Contents> {
-    let file = match File::open(path) {
+    let file = match faults::call("open", path, || File::open(path)) {
         Ok(file) => file,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Contents::Absent),
         Err(err) => return Err(err),

@@ -23,7 +23,7 @@ use common::repo::part::{Attributes, FrameTable, PartWriter};
 use common::repo::records::{DamagedPage, PartRecord};
 use common::report::{Cancel, Progress};
 use common::sys::clock::Stopwatch;
-use common::sys::durable;
+use common::sys::{durable, faults};
 
 use crate::object::{Object, Target};
 use crate::pages::PageRules;
@@ -263,7 +263,8 @@ impl Worker<'_> {
         let size = metadata.len();
         let offset = part.writer.file(scanned.path.as_bytes(), size, attributes).context("write its header")?;
         let check = self.means.pages.and_then(|rules| rules.check_of(scanned.path.as_path()));
-        let mut contents = Contents { file: &file, size, position: 0, ended: false };
+        let path = scanned.path.as_path();
+        let mut contents = Contents { path, file: &file, size, position: 0, ended: false };
         let mut digest = Sha256Stream::new();
         loop {
             self.means.cancel.check()?;
@@ -305,6 +306,8 @@ struct OpenPart<'a> {
 /// A file's bytes in chunks: exactly as many as it had when it was opened. Growth is passed over; what was cut off
 /// meanwhile reads as zeros. Replay puts either right.
 struct Contents<'a> {
+    /// The name of what is read.
+    path: &'a Path,
     file: &'a File,
     size: u64,
     position: u64,
@@ -320,7 +323,7 @@ impl Contents<'_> {
         let mut real = 0;
         while !self.ended && real < length {
             let place = chunk.get_mut(real..).unwrap_or_default();
-            match self.file.read_at(place, self.position + real as u64) {
+            match faults::read(self.path, place, |place| self.file.read_at(place, self.position + real as u64)) {
                 Ok(0) => self.ended = true,
                 Ok(count) => real += count,
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
@@ -532,7 +535,7 @@ mod tests {
     fn read(written: &[u8], size: u64, chunk: usize) -> (Vec<u8>, usize) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(written).unwrap();
-        let mut contents = Contents { file: &file, size, position: 0, ended: false };
+        let mut contents = Contents { path: Path::new("x"), file: &file, size, position: 0, ended: false };
         let mut buffer = vec![9; chunk];
         let (mut bytes, mut total) = (Vec::new(), 0);
         loop {

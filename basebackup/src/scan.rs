@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use common::pg::exclusions::{self, Verdict};
 use common::repo::index::{DirectoryEntry, RelativePath};
 use common::report::Cancel;
+use common::sys::faults;
 
 const TABLESPACES: &str = "pg_tblspc";
 const WAL: &str = "pg_wal";
@@ -178,7 +179,7 @@ fn relative_path(path: &Path) -> anyhow::Result<RelativePath> {
 /// The entries of a directory in the order of their names; none when it has vanished.
 fn entries(path: &Path) -> anyhow::Result<Vec<(OsString, FileType)>> {
     let reading = || format!("read the directory {}", path.display());
-    let listing = match std::fs::read_dir(path) {
+    let listing = match faults::call("list", path, || std::fs::read_dir(path)) {
         Ok(listing) => listing,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(err) => return Err(err).with_context(reading),
@@ -198,7 +199,7 @@ fn entries(path: &Path) -> anyhow::Result<Vec<(OsString, FileType)>> {
 
 /// What the file system says of a path; none when it has vanished.
 fn stat(path: &Path, look: impl Fn(&Path) -> io::Result<Metadata>) -> anyhow::Result<Option<Metadata>> {
-    match look(path) {
+    match faults::call("look at", path, || look(path)) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(err).with_context(|| format!("look at {}", path.display())),

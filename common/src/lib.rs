@@ -9,7 +9,7 @@
 //! | [`codec`] | digests and compression over `std::io` |
 //! | [`pg`] | PostgreSQL's own formats: bytes in, values out |
 //! | [`repo`] | the repository format: keys, records, parts, the index, the WAL chain |
-//! | [`sys`] | clock, durable file operations, locks, child processes, signals |
+//! | [`sys`] | clock, durable file operations, locks, child processes, signals; calls that fail on purpose, for tests |
 //! | [`store`] | where a repository's bytes lie |
 //! | [`archive`] | segments and backups: the vocabulary that the binaries share |
 //! | [`server`] | a running PostgreSQL: connection strings, sessions, programs |

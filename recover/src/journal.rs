@@ -140,6 +140,13 @@ impl Journal {
         matches!(self.stage, Stage::Done | Stage::RolledBack | Stage::Checked)
     }
 
+    /// Whether it ended early: before any server has run on what it made, and before it was ready for one that somebody
+    /// else starts.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        let last = if self.plan.starts { Stage::Placed } else { Stage::Configured };
+        !self.is_over() && self.stage <= last
+    }
+
     /// Refuses a new recovery while an old one is not over; answers the old one's journal.
     pub(crate) fn refuse_unfinished(place: &Place) -> anyhow::Result<Option<Self>> {
         match Self::read(place)? {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use common::app::{Context, Outcome};
 use common::pg::ArchiveName;
 use common::pg::TimelineId;
@@ -50,10 +50,7 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
     // Once the old cluster is back, its own files would be taken for the recovered one's.
     journal.new_timeline = abandoned;
     journal.write(&place)?;
-    let mut discarded = Vec::new();
-    for change in journal.changes.iter().rev() {
-        discarded.extend(undo(change, &journal.changes, now)?);
-    }
+    let discarded = undo_all(&journal, now)?;
     let restarts = touched && journal.was_running && journal.plan.replaces;
     if restarts {
         start(&journal, &place, &programs, ctx)?;
@@ -68,11 +65,7 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
     } else {
         format!("{pgdata} is free again")
     }];
-    lines.extend(
-        discarded
-            .iter()
-            .map(|path| format!("what the recovery made is in {}; remove it when you like", path.display())),
-    );
+    lines.extend(discarded.iter().map(|path| discarded_line(path)));
     if restarts {
         lines.push("its server is starting".to_owned());
     }
@@ -80,6 +73,51 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
         ctx.output.line(line)?;
     }
     report(&journal, &pgdata, &discarded, ctx)
+}
+
+/// Undoes a recovery that was cut short, so that the same call can begin anew; answers its journal. The old server stays
+/// down. Any other recovery is left alone, and one on whose directory somebody has started a server.
+pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Option<Journal>> {
+    let Some((_lock, mut journal)) = Journal::lock(place)? else { return Ok(None) };
+    if !journal.is_cut_short() || server::running(&place.pgdata)?.is_some() {
+        return Ok(None);
+    }
+    ctx.output
+        .line(&format!("an earlier recovery of {} was cut short, and is undone first", place.pgdata.display()))?;
+    for path in undo_all(&journal, ctx.clock.now())? {
+        ctx.output.line(&discarded_line(&path))?;
+    }
+    journal.reach(Stage::RolledBack, place)?;
+    Ok(Some(journal))
+}
+
+/// Undoes every change that was made, last first; answers what was set aside.
+fn undo_all(journal: &Journal, now: DateTime<Utc>) -> anyhow::Result<Vec<PathBuf>> {
+    let now = free_moment(&journal.changes, now);
+    let mut discarded = Vec::new();
+    for change in journal.changes.iter().rev() {
+        discarded.extend(undo(change, &journal.changes, now)?);
+    }
+    Ok(discarded)
+}
+
+/// The moment that names what is set aside: `now`, or the first second after it that no earlier undoing took.
+fn free_moment(changes: &[Change], now: DateTime<Utc>) -> DateTime<Utc> {
+    let is_taken = |moment| {
+        changes.iter().any(|change| match change {
+            Change::Moved { from: path, .. } | Change::Made { path } => discarded_place(path, moment).exists(),
+            Change::Relinked { .. } => false,
+        })
+    };
+    let mut moment = now;
+    while is_taken(moment) {
+        moment += TimeDelta::seconds(1);
+    }
+    moment
+}
+
+fn discarded_line(path: &Path) -> String {
+    format!("what the recovery made is in {}; remove it when you like", path.display())
 }
 
 fn report(journal: &Journal, pgdata: &str, discarded: &[PathBuf], ctx: &Context) -> anyhow::Result<Outcome> {
@@ -265,6 +303,17 @@ mod tests {
     /// Where the link leads.
     fn leads(link: &Path) -> PathBuf {
         std::fs::read_link(link).unwrap()
+    }
+
+    #[test]
+    fn what_is_undone_twice_in_a_second_has_two_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir.path().join("data");
+        let changes = [Change::Made { path: made.clone() }];
+        let now = DateTime::UNIX_EPOCH;
+        assert_eq!(free_moment(&changes, now), now);
+        std::fs::create_dir(aside(&made, "undone", now)).unwrap();
+        assert_eq!(free_moment(&changes, now), now + TimeDelta::seconds(1));
     }
 
     #[test]

@@ -12,11 +12,13 @@ use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::plan::{self, Decision, Plan};
 use crate::report::{self, Reporter};
+use crate::rollback;
 use crate::steps::{self, Site};
 
 /// Carries out `recover run`.
 pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
+    let undone = if args.dry_run { None } else { rollback::clear_the_way(&place, ctx)? };
     let before = Journal::refuse_unfinished(&place)?;
     let repository = facts::open_repository(ctx)?;
     let port = port(cli)?;
@@ -43,7 +45,8 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
         let message = format!("another recovery of {} was begun meanwhile", site.place.pgdata.display());
         return Err(Advice::refused(message).hint("look at what it left, and run recover again").into());
     }
-    let journal = act(&facts, &decision, &site, &mut reporter);
+    let was_running = undone.is_some_and(|journal| journal.was_running);
+    let journal = act(&facts, &decision, was_running, &site, &mut reporter);
     conclude(journal, reporter, &site, ctx)
 }
 
@@ -73,8 +76,16 @@ fn confirm(plan: &Plan, args: &RunArgs, ctx: &Context) -> anyhow::Result<()> {
 }
 
 /// The steps after the check. The journal says how far they got, also when one fails.
-fn act(facts: &Facts, decision: &Decision, site: &Site<'_>, reporter: &mut Reporter<'_>) -> anyhow::Result<Journal> {
-    let mut journal = steps::begin(facts, decision, site)?;
+///
+/// `was_running`: an earlier attempt has stopped the old server already.
+fn act(
+    facts: &Facts,
+    decision: &Decision,
+    was_running: bool,
+    site: &Site<'_>,
+    reporter: &mut Reporter<'_>,
+) -> anyhow::Result<Journal> {
+    let mut journal = steps::begin(facts, decision, was_running, site)?;
     reporter.done(steps::stop::run(&mut journal, site)?)?;
     reporter.done(steps::preserve::run(facts, &mut journal, site)?)?;
     reporter.done(steps::extract::run(&decision.backup, &mut journal, site)?)?;
@@ -120,20 +131,19 @@ fn conclude(
 
 /// An error that happened after something was changed carries the way back.
 fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
-    let touched = Journal::read(&site.place).ok().flatten().filter(|journal| journal.stage > Stage::Checked);
-    if touched.is_none() {
+    let Some(journal) = Journal::read(&site.place).ok().flatten().filter(|journal| journal.stage > Stage::Checked)
+    else {
         return err;
-    }
-    let pgdata = site.place.pgdata.display();
-    let started = touched.is_some_and(|journal| journal.stage == Stage::Started);
-    let way_back = if started && err.downcast_ref::<Interrupted>().is_some() {
-        format!(
-            "the server goes on: recover finish -D {pgdata} ends the recovery once it takes writes, \
-             recover rollback -D {pgdata} puts everything back as it was"
-        )
-    } else {
-        format!("recover rollback -D {pgdata} puts everything back as it was")
     };
+    let pgdata = site.place.pgdata.display();
+    let way_on = if journal.is_cut_short() {
+        "the same command again begins anew, ".to_owned()
+    } else if journal.stage == Stage::Started && err.downcast_ref::<Interrupted>().is_some() {
+        format!("the server goes on: recover finish -D {pgdata} ends the recovery once it takes writes, ")
+    } else {
+        String::new()
+    };
+    let way_back = format!("{way_on}recover rollback -D {pgdata} puts everything back as it was");
     let known = err.downcast_ref::<Advice>();
     let advice = Advice {
         class: known.map_or_else(|| common::app::exit::of_error(&err), |advice| advice.class),

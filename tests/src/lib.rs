@@ -8,6 +8,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`account`] | who runs the servers and programs |
+//! | [`faults`] | the programs' own calls of files and stores, and faults planned at them |
 //! | [`process`] | child processes with deadlines, and processes found by number |
 //! | [`sandbox`] | a temporary folder that leaves neither files nor servers behind |
 //! | [`postgres`] | where PostgreSQL's programs are |
@@ -29,6 +30,7 @@ pub mod account;
 pub mod bench;
 pub mod cluster;
 pub mod disk;
+pub mod faults;
 pub mod forge;
 pub mod fuzzing;
 pub mod oracle;

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::wait;
@@ -81,22 +82,43 @@ impl std::fmt::Display for Ran {
 ///
 /// Output goes through files, so that a server or helper that the program leaves running cannot hold it open.
 pub fn run(command: &mut Command, input: &str) -> Result<Ran> {
+    let ran = run_until(command, input, wait_for)?;
+    ensure!(ran.code.is_some() || ran.signal.is_some(), "still running after {DEADLINE:?}, killed: {ran}");
+    Ok(ran)
+}
+
+/// Runs the command and kills it, with all that it started, when it has not ended by itself after `delay`.
+pub fn run_and_kill(command: &mut Command, delay: Duration) -> Result<Ran> {
+    run_until(command.process_group(0), "", |child| {
+        // Not a wait for a condition: where the program is when it dies is what is tried out.
+        thread::sleep(delay);
+        let group = i32::try_from(child.id())?;
+        match killpg(Pid::from_raw(group), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(Some(child.wait()?)),
+            Err(error) => bail!("kill the processes of group {group}: {error}"),
+        }
+    })
+}
+
+fn run_until(
+    command: &mut Command,
+    input: &str,
+    end: impl FnOnce(&mut Child) -> Result<Option<ExitStatus>>,
+) -> Result<Ran> {
     let text = format!("{command:?}");
     let (stdin, stdout, stderr) = (scratch_file(input)?, scratch_file("")?, scratch_file("")?);
     command.stdin(Stdio::from(stdin)).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let started = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {text}"))?;
-    let status = wait_for(&mut child)?;
-    let ran = Ran {
+    let status = end(&mut child)?;
+    Ok(Ran {
         command: text,
         code: status.and_then(|status| status.code()),
         signal: status.and_then(|status| status.signal()),
         stdout: read_back(stdout)?,
         stderr: read_back(stderr)?,
         took: started.elapsed(),
-    };
-    ensure!(status.is_some(), "still running after {DEADLINE:?}, killed: {ran}");
-    Ok(ran)
+    })
 }
 
 /// The child's status; `None` when it had to be killed after [`DEADLINE`].
@@ -146,7 +168,7 @@ pub fn children(pid: i32) -> Result<Vec<i32>> {
 /// Sends a signal; a process that is gone already is no failure.
 pub fn signal(pid: i32, signal: Signal) -> Result<()> {
     match kill(Pid::from_raw(pid), signal) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => bail!("send {signal} to process {pid}: {error}"),
     }
 }
@@ -179,6 +201,19 @@ mod tests {
     fn a_signal_is_no_exit_code() {
         let ran = run(Command::new("sh").args(["-c", "kill -9 $$"]), "").unwrap();
         assert_eq!((ran.code, ran.signal), (None, Some(9)));
+    }
+
+    #[test]
+    fn a_program_is_killed_with_its_children() {
+        let script = ["-c", "tail -f /dev/null & echo $!; wait"];
+        // A busy machine may take its time before the script has said anything, or before it has ended.
+        let delays = || [100, 1_000, 10_000].map(Duration::from_millis).into_iter();
+        let mut runs = delays().map(|delay| run_and_kill(Command::new("sh").args(script), delay).unwrap());
+        let killed = runs.find(|ran| !ran.stdout.is_empty()).unwrap();
+        assert_eq!(killed.signal, Some(9));
+        wait_gone(&[killed.stdout.trim().parse().unwrap()]).unwrap();
+        let mut runs = delays().map(|delay| run_and_kill(&mut Command::new("true"), delay).unwrap());
+        assert!(runs.any(|ran| ran.code == Some(0)));
     }
 
     #[test]

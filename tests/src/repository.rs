@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use common::sys::durable;
 
+use crate::process;
 use crate::sandbox::{Sandbox, walk};
 
 /// The ends of names that say how an object is compressed.
@@ -82,9 +85,42 @@ impl Repo {
             Some("gz") => "gzip",
             _ => return fs::read(object).with_context(|| format!("read {}", object.display())),
         };
-        let output = self.sandbox.command(tool)?.args(["-dc"]).arg(object).output()?;
+        let output = Command::new(tool).arg("-dc").arg(object).output()?;
         ensure!(output.status.success(), "{tool} cannot unpack {}", object.display());
         Ok(output.stdout)
+    }
+
+    /// Every visible object: all files but those under a temporary name.
+    pub fn objects(&self) -> Vec<PathBuf> {
+        let is_temporary = |path: &PathBuf| path.file_name().is_some_and(durable::is_temporary_name);
+        walk(&self.path).into_iter().filter(|path| !is_temporary(path)).collect()
+    }
+
+    /// Fails unless every visible object is whole: read to its end by the stock tool, or one JSON document.
+    pub fn require_whole(&self) -> Result<()> {
+        let mut packed: BTreeMap<&str, Vec<PathBuf>> = BTreeMap::new();
+        for object in self.objects() {
+            match object.extension().and_then(|end| end.to_str()) {
+                Some("zst") => packed.entry("zstd").or_default().push(object),
+                Some("lz4") => packed.entry("lz4").or_default().push(object),
+                Some("gz") => packed.entry("gzip").or_default().push(object),
+                Some("json") => {}
+                _ => bail!("{} is no object of a repository", object.display()),
+            }
+        }
+        for (tool, objects) in packed {
+            process::run(Command::new(tool).arg("-tq").args(objects), "")?.success()?;
+        }
+        self.require_json()
+    }
+
+    /// Fails unless every visible record is one JSON document.
+    pub fn require_json(&self) -> Result<()> {
+        for object in self.objects().iter().filter(|object| object.extension().is_some_and(|end| end == "json")) {
+            let _whole: serde_json::Value = serde_json::from_slice(&fs::read(object)?)
+                .with_context(|| format!("{} is no JSON document", object.display()))?;
+        }
+        Ok(())
     }
 
     /// What the repository holds: names, and a digest of each content.

@@ -9,6 +9,7 @@ use std::{fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::account::Account;
 use crate::{Ran, postgres, process, settings, wait};
@@ -18,6 +19,11 @@ const PROGRAMS: [&str; 6] = ["archive-wal", "restore-wal", "basebackup", "recove
 
 /// What every program finds configured: a short patience with holes. It also keeps the machine's own file out.
 const CONFIG: &[u8] = b"[restore]\nhole-grace = \"1s\"\n";
+
+/// A file system in memory, on most machines.
+const MEMORY: &str = "/dev/shm";
+/// What must be free there.
+const MEMORY_BYTES_MIN: u64 = 1 << 30;
 
 /// Where one story's clusters, repositories and sockets lie. Clones are the same place; the last one cleans up.
 #[derive(Debug, Clone)]
@@ -36,8 +42,18 @@ struct Place {
 impl Sandbox {
     /// A new, empty place that the servers' account can reach.
     pub fn new() -> Result<Self> {
+        Self::below(&[std::env::temp_dir(), PathBuf::from("/tmp")])
+    }
+
+    /// The same in memory, where that has room: for stories that do one thing thousands of times. What they try out is
+    /// the order of calls, and a sync there costs nothing.
+    pub fn in_memory() -> Result<Self> {
+        if has_room(Path::new(MEMORY)) { Self::below(&[PathBuf::from(MEMORY)]) } else { Self::new() }
+    }
+
+    fn below(bases: &[PathBuf]) -> Result<Self> {
         let account = Account::for_tests()?;
-        let dir = make_reachable_dir(&account)?;
+        let dir = make_reachable_dir(&account, bases)?;
         let mut place = Place { programs: PathBuf::new(), port: AtomicU16::new(5500), dir, account };
         place.programs = stage_programs(&place)?;
         let sandbox = Self { place: Arc::new(place) };
@@ -121,6 +137,22 @@ impl Sandbox {
         process::run(self.command("prlimit")?.arg(limit).arg(self.program(program)).args(args), "")
     }
 
+    /// A copy of the folder or file `from` at `to`, in place of whatever is there.
+    pub fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        self.clear(to)?;
+        process::run(Command::new("cp").arg("-a").arg(from).arg(to), "")?.success().map(drop)
+    }
+
+    /// Removes the folder at `path`, if there is one.
+    pub fn clear(&self, path: &Path) -> Result<()> {
+        match remove_tree(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs any other program, such as PostgreSQL's, to its end.
     pub fn run_other(&self, program: &str, args: &[&str]) -> Result<Ran> {
         process::run(self.command(program)?.args(args), "")
@@ -140,17 +172,25 @@ impl Drop for Place {
     }
 }
 
-fn make_reachable_dir(account: &Account) -> Result<PathBuf> {
-    for base in [std::env::temp_dir(), PathBuf::from("/tmp")] {
+/// Whether programs can be staged there, and a cluster with its copies fits.
+fn has_room(dir: &Path) -> bool {
+    statvfs(dir).is_ok_and(|found| {
+        let free = found.blocks_available() * found.fragment_size();
+        !found.flags().contains(FsFlags::ST_NOEXEC) && free >= MEMORY_BYTES_MIN
+    })
+}
+
+fn make_reachable_dir(account: &Account, bases: &[PathBuf]) -> Result<PathBuf> {
+    for base in bases {
         let dir =
-            tempfile::Builder::new().prefix("holdfast-").tempdir_in(&base).context("create a folder for a test")?;
+            tempfile::Builder::new().prefix("holdfast-").tempdir_in(base).context("create a folder for a test")?;
         account.own(dir.path())?;
         // A socket's address holds 107 bytes, and ".s.PGSQL.NNNNN" follows.
         if dir.path().as_os_str().len() < 80 && account.can_execute(dir.path()) {
             return Ok(dir.keep());
         }
     }
-    bail!("the servers' account can reach neither TMPDIR nor /tmp")
+    bail!("the servers' account can reach none of {bases:?}")
 }
 
 /// The folder with Holdfast's programs: where cargo built them, or links to them when the account cannot go there.

@@ -26,6 +26,14 @@ pub fn rounds(story: &str) -> u32 {
     rounds
 }
 
+/// How many rounds a soak has at least.
+const ROUNDS_SOAK: u32 = 100;
+
+/// Whether everything is tried where a sample does otherwise: in a soak.
+pub fn is_soak() -> bool {
+    variable("HOLDFAST_TEST_ROUNDS").unwrap_or(ROUNDS_DEFAULT) >= ROUNDS_SOAK
+}
+
 /// Whether folders stay for a look afterwards.
 pub fn keep() -> bool {
     variable::<u8>("HOLDFAST_TEST_KEEP").is_some_and(|value| value != 0)

@@ -23,6 +23,8 @@ use super::panic;
 use super::progress::{Bar, Beside, Lines};
 use crate::report::{Advice, Cancel, ExitClass, Progress, Silent};
 use crate::sys::clock::{Clock, SystemClock};
+#[cfg(feature = "faults")]
+use crate::sys::faults;
 use crate::sys::{identity, signals};
 
 /// How a program's `run` ended when it did not fail.
@@ -126,6 +128,8 @@ impl World {
         log: &Log,
         data_directory: impl FnOnce(&Settings) -> Option<PathBuf>,
     ) -> anyhow::Result<Context> {
+        #[cfg(feature = "faults")]
+        install_faults(&self.environment)?;
         log_format(&self.environment)?;
         let args = &args.completed(&self.environment)?;
         log.listen(logging::level(self.program, args));
@@ -167,6 +171,13 @@ impl World {
             Arc::new(Lines::default())
         }
     }
+}
+
+/// Before anything is touched.
+#[cfg(feature = "faults")]
+fn install_faults(environment: &Environment) -> anyhow::Result<()> {
+    let trace = environment.get(faults::TRACE_VARIABLE).map(Path::new);
+    faults::install(environment.text(faults::PLAN_VARIABLE)?, trace)
 }
 
 fn log_format(environment: &Environment) -> Result<Option<LogFormat>, Advice> {

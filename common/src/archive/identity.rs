@@ -10,6 +10,7 @@ use crate::pg::wal_page::{self, Expected};
 use crate::pg::{SegmentSize, SystemIdentifier, WalSegmentName};
 use crate::report::{Advice, Cancel};
 use crate::sys::clock::{Deadline, poll};
+use crate::sys::faults;
 
 /// How long a control file whose checksum is wrong is read again: the server may be writing it.
 const TORN_READ_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -125,7 +126,7 @@ fn read_whole(pgdata: &Path) -> anyhow::Result<(ControlFile, Vec<u8>)> {
 
 fn read_file(pgdata: &Path) -> anyhow::Result<Vec<u8>> {
     let path = pgdata.join(CONTROL_FILE);
-    std::fs::read(&path).with_context(|| {
+    faults::call("read", &path, || std::fs::read(&path)).with_context(|| {
         Advice::failed(format!("read {}", path.display()))
             .hint("name the server's data directory with -D, and run as the user that owns it")
     })

@@ -23,8 +23,8 @@ use crate::repo::layout::backup_object;
 use crate::repo::part::skip;
 use crate::repo::records::BackupRecord;
 use crate::report::{Advice, Cancel, Progress};
-use crate::sys::durable;
 use crate::sys::writeback::Writeback;
+use crate::sys::{durable, faults};
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -114,8 +114,7 @@ fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<(
     let mode = backup.source.data_directory_mode & 0o777;
     for root in destination.roots() {
         durable::create_dir_all(root, mode).with_context(|| format!("make {}", root.display()))?;
-        std::fs::set_permissions(root, Permissions::from_mode(mode))
-            .with_context(|| format!("set the mode of {}", root.display()))?;
+        set_mode(root, mode)?;
     }
     let tblspc = destination.pgdata.join("pg_tblspc");
     make_directory(&tblspc, mode)?;
@@ -131,17 +130,22 @@ fn lay_out(backup: &BackupRecord, destination: &Destination) -> anyhow::Result<(
 }
 
 fn link(target: &Path, name: &Path) -> anyhow::Result<()> {
-    std::os::unix::fs::symlink(target, name).with_context(|| format!("link {} to {}", name.display(), target.display()))
+    faults::call("link", name, || std::os::unix::fs::symlink(target, name))
+        .with_context(|| format!("link {} to {}", name.display(), target.display()))
 }
 
 /// Makes one directory with exactly this mode; one that is there keeps its contents.
 fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
-    match DirBuilder::new().mode(mode).recursive(true).create(path) {
+    match faults::call("make", path, || DirBuilder::new().mode(mode).recursive(true).create(path)) {
         Ok(()) => {}
         Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
         Err(err) => return Err(err).with_context(|| format!("make {}", path.display())),
     }
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
+    set_mode(path, mode)
+}
+
+fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
+    faults::call("set the mode of", path, || std::fs::set_permissions(path, Permissions::from_mode(mode)))
         .with_context(|| format!("set the mode of {}", path.display()))
 }
 
@@ -283,7 +287,9 @@ impl Worker<'_> {
         let here =
             |err: std::io::Error| Failure::Here(anyhow::Error::new(err).context(format!("write {}", path.display())));
         let damaged = |what: &str| Failure::OfPart(anyhow::anyhow!("{what}"));
-        let file = match OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(&path) {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(entry.mode);
+        let file = match faults::call("make", &path, || options.open(&path)) {
             // Nothing was there: it is the index that names it twice, or names a file below a file.
             Err(err) if err.kind() == ErrorKind::AlreadyExists => return Err(damaged("the index names it twice")),
             Err(err) if err.kind() == ErrorKind::NotADirectory => return Err(damaged("it lies below a file")),
@@ -306,7 +312,7 @@ impl Worker<'_> {
             if chunk.is_empty() {
                 return Err(damaged("the part ends in the middle of a file"));
             }
-            sink.write_all(chunk).map_err(here)?;
+            faults::write(&path, chunk, |bytes| sink.write_all(bytes)).map_err(here)?;
             writeback.advance(&file, count as u64);
             left -= count as u64;
             self.means.progress.advance(count as u64);
@@ -317,9 +323,9 @@ impl Worker<'_> {
         }
         let modified = UNIX_EPOCH.checked_add(Duration::from_secs(entry.modified));
         let modified = modified.ok_or_else(|| damaged("no clock shows its time"))?;
-        file.set_permissions(Permissions::from_mode(entry.mode))
-            .and_then(|()| file.set_modified(modified))
-            .map_err(here)
+        let set =
+            || file.set_permissions(Permissions::from_mode(entry.mode)).and_then(|()| file.set_modified(modified));
+        faults::call("set the mode of", &path, set).map_err(here)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::pg::wal_page::first_page_matches;
 use crate::pg::{ArchiveName, WalSegmentName};
 use crate::repo::chain::Inventory;
 use crate::sys::durable::TemporaryFile;
+use crate::sys::faults;
 
 /// The bytes of a segment's first page that tell what it is.
 const FIRST_PAGE_BYTES: usize = 8192;
@@ -94,7 +95,7 @@ pub fn copy(names: &[ArchiveName], from: &Path, to: &Path) -> anyhow::Result<()>
     for name in names.iter().map(ToString::to_string) {
         let source = from.join(&name);
         let copying = || format!("copy {} to {}", source.display(), to.display());
-        let mut file = File::open(&source).with_context(copying)?;
+        let mut file = faults::call("open", &source, || File::open(&source)).with_context(copying)?;
         let mut copy = TemporaryFile::create_in(to, 0o600).with_context(copying)?;
         std::io::copy(&mut file, &mut copy).with_context(copying)?;
         copy.publish_new(&to.join(&name)).with_context(copying)?;

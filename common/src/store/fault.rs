@@ -3,47 +3,12 @@
 //! For loops over every place where something can go wrong: run once without a plan and ask [`FaultStore::calls`],
 //! then once for each number up to that.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Entry, Key, Published, Store, StoreError, Upload};
-
-/// What goes wrong.
-#[derive(Clone)]
-pub enum FaultKind {
-    /// The call fails with this error and changes nothing.
-    Fail(io::ErrorKind),
-    /// The call is carried out, and then its answer is lost: it fails with this error.
-    FailAfter(io::ErrorKind),
-    /// The store lies: only so many bytes of this call are delivered or kept, none of the same object after them, and
-    /// the call succeeds. Applies to `replace`, `get`, `get_range`, writes and reads; no other call is changed by it.
-    Truncate(u64),
-    /// The function runs before the call, which is then carried out; it may damage the store below or end the process.
-    Run(Arc<dyn Fn() + Send + Sync>),
-}
-
-impl fmt::Debug for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fail(kind) => write!(f, "Fail({kind:?})"),
-            Self::FailAfter(kind) => write!(f, "FailAfter({kind:?})"),
-            Self::Truncate(length) => write!(f, "Truncate({length})"),
-            Self::Run(_) => f.write_str("Run"),
-        }
-    }
-}
-
-/// One fault at one call.
-#[derive(Debug, Clone)]
-pub struct FaultPlan {
-    /// Which call; the first is 1.
-    pub at: u64,
-    /// What happens there.
-    pub kind: FaultKind,
-}
+use crate::sys::faults::{Counter, Fault, FaultPlan};
 
 /// Hands every call on to another store, and counts them: the store's own, each write and publication of an upload,
 /// each read of a reader.
@@ -53,30 +18,25 @@ pub struct FaultStore<S> {
     counter: Arc<Counter>,
 }
 
-#[derive(Debug)]
-struct Counter {
-    calls: AtomicU64,
-    plan: Option<FaultPlan>,
-}
-
 impl<S: Store> FaultStore<S> {
     /// Counts, and never fails.
     pub fn new(inner: S) -> Self {
-        Self::planned(inner, None)
+        Self::counted_by(inner, Arc::new(Counter::new(None)))
     }
 
     /// Carries out the plan.
     pub fn with_plan(inner: S, plan: FaultPlan) -> Self {
-        Self::planned(inner, Some(plan))
+        Self::counted_by(inner, Arc::new(Counter::new(Some(plan))))
     }
 
-    fn planned(inner: S, plan: Option<FaultPlan>) -> Self {
-        Self { inner, counter: Arc::new(Counter { calls: AtomicU64::new(0), plan }) }
+    /// Does what the counter says, which may count for others too.
+    pub fn counted_by(inner: S, counter: Arc<Counter>) -> Self {
+        Self { inner, counter }
     }
 
     /// How many calls there were so far.
     pub fn calls(&self) -> u64 {
-        self.counter.calls.load(Ordering::SeqCst)
+        self.counter.calls()
     }
 
     /// The store below.
@@ -90,62 +50,25 @@ impl<S: Store> FaultStore<S> {
         key: &Key,
         get: impl FnOnce() -> Result<Box<dyn Read + Send>, StoreError>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
-        let fault = self.counter.next();
-        let inner = fault.around(what, key, get)?;
-        Ok(Box::new(FaultReader { inner, counter: Arc::clone(&self.counter), left: fault.truncated() }))
+        let fault = self.counter.next(what, key);
+        let inner = explained(&fault, what, key.as_str(), get)?;
+        let (name, counter) = (key.to_string(), Arc::clone(&self.counter));
+        Ok(Box::new(FaultReader { inner, name, counter, left: fault.truncated() }))
+    }
+
+    fn around<T>(&self, what: &str, name: &str, call: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        explained(&self.counter.next(what, &name), what, name, call)
     }
 }
 
-impl Counter {
-    /// Counts a call, and what is to happen at it.
-    fn next(&self) -> Fault {
-        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        let kind = self.plan.as_ref().filter(|plan| plan.at == call).map(|plan| plan.kind.clone());
-        if let Some(FaultKind::Run(run)) = &kind {
-            run();
-        }
-        Fault(kind)
-    }
-}
-
-/// What happens at one call.
-struct Fault(Option<FaultKind>);
-
-impl Fault {
-    fn around_io<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match self.0 {
-            Some(FaultKind::Fail(kind)) => Err(kind.into()),
-            Some(FaultKind::FailAfter(kind)) => {
-                call()?;
-                Err(kind.into())
-            }
-            _ => call(),
-        }
-    }
-
-    fn around<T>(
-        &self,
-        what: &str,
-        name: impl fmt::Display,
-        call: impl FnOnce() -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let failure = |kind: io::ErrorKind| StoreError::Io { what: format!("{what} {name}"), source: kind.into() };
-        match self.0 {
-            Some(FaultKind::Fail(kind)) => Err(failure(kind)),
-            Some(FaultKind::FailAfter(kind)) => {
-                call()?;
-                Err(failure(kind))
-            }
-            _ => call(),
-        }
-    }
-
-    fn truncated(&self) -> Option<u64> {
-        match self.0 {
-            Some(FaultKind::Truncate(length)) => Some(length),
-            _ => None,
-        }
-    }
+/// The call with its fault; an error names what was done to which object.
+fn explained<T>(
+    fault: &Fault,
+    what: &str,
+    name: &str,
+    call: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    fault.around(call, |source| StoreError::Io { what: format!("{what} {name}"), source })
 }
 
 /// As many of the bytes as `left` allows.
@@ -159,13 +82,13 @@ impl<S: Store> Store for FaultStore<S> {
     }
 
     fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
-        let inner = self.counter.next().around("begin", key, || self.inner.begin(key))?;
+        let inner = self.around("begin", key.as_str(), || self.inner.begin(key))?;
         Ok(Box::new(FaultUpload { inner, name: key.to_string(), counter: Arc::clone(&self.counter), deaf: false }))
     }
 
     fn replace(&self, key: &Key, bytes: &[u8]) -> Result<(), StoreError> {
-        let fault = self.counter.next();
-        fault.around("replace", key, || self.inner.replace(key, shortened(bytes, fault.truncated())))
+        let fault = self.counter.next("replace", key);
+        explained(&fault, "replace", key.as_str(), || self.inner.replace(key, shortened(bytes, fault.truncated())))
     }
 
     fn get(&self, key: &Key) -> Result<Box<dyn Read + Send>, StoreError> {
@@ -177,25 +100,26 @@ impl<S: Store> Store for FaultStore<S> {
     }
 
     fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        self.counter.next().around("list", prefix, || self.inner.list(prefix, start_after, limit))
+        self.around("list", prefix, || self.inner.list(prefix, start_after, limit))
     }
 
     fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
         let name = keys.first().map(Key::as_str).unwrap_or_default();
-        self.counter.next().around("delete", name, || self.inner.delete(keys))
+        self.around("delete", name, || self.inner.delete(keys))
     }
 
     fn stat(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.counter.next().around("stat", key, || self.inner.stat(key))
+        self.around("stat", key.as_str(), || self.inner.stat(key))
     }
 
     fn sweep_unpublished(&self, age: Duration) -> Result<u64, StoreError> {
-        self.counter.next().around("sweep", "uploads", || self.inner.sweep_unpublished(age))
+        self.around("sweep", "uploads", || self.inner.sweep_unpublished(age))
     }
 }
 
 struct FaultReader {
     inner: Box<dyn Read + Send>,
+    name: String,
     counter: Arc<Counter>,
     /// How many bytes are still delivered; `None` for all.
     left: Option<u64>,
@@ -203,13 +127,13 @@ struct FaultReader {
 
 impl Read for FaultReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let fault = self.counter.next();
+        let fault = self.counter.next("read", &self.name);
         self.left = self.left.or(fault.truncated());
-        let count = fault.around_io(|| match self.left {
+        let count = fault.around_read(buffer, |buffer| match self.left {
             Some(left) => self.inner.by_ref().take(left).read(buffer),
             None => self.inner.read(buffer),
         })?;
-        self.left = self.left.map(|left| left.saturating_sub(count as u64));
+        self.left = if fault.is_short() { Some(0) } else { self.left.map(|left| left.saturating_sub(count as u64)) };
         Ok(count)
     }
 }
@@ -224,10 +148,10 @@ struct FaultUpload {
 
 impl Write for FaultUpload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let fault = self.counter.next();
+        let fault = self.counter.next("write", &self.name);
         let left = if self.deaf { Some(0) } else { fault.truncated() };
         if left.is_none() {
-            return fault.around_io(|| self.inner.write(bytes));
+            return fault.around_write(bytes, |bytes| self.inner.write(bytes));
         }
         self.deaf = true;
         fault.around_io(|| self.inner.write_all(shortened(bytes, left)))?;
@@ -242,7 +166,7 @@ impl Write for FaultUpload {
 impl Upload for FaultUpload {
     fn publish_new(self: Box<Self>) -> Result<Published, StoreError> {
         let Self { inner, name, counter, .. } = *self;
-        counter.next().around("publish", name, || inner.publish_new())
+        explained(&counter.next("publish", &name), "publish", &name, || inner.publish_new())
     }
 
     fn abort(self: Box<Self>) {
@@ -254,6 +178,7 @@ impl Upload for FaultUpload {
 mod tests {
     use super::*;
     use crate::store::{MemoryStore, conformance};
+    use crate::sys::faults::FaultKind;
     use std::sync::Mutex;
 
     fn put_and_read(store: &dyn Store) -> anyhow::Result<Vec<u8>> {
@@ -322,6 +247,21 @@ mod tests {
             b"0abc",
         ];
         assert_eq!(answers, expected);
+    }
+
+    #[test]
+    fn a_short_object_ends_in_the_middle_of_a_read() {
+        // The fourth call is the first read.
+        for (buffer, expected) in [(4, &b"01"[..]), (8, b"0123")] {
+            let store = with(4, FaultKind::Short);
+            let key = Key::new("a").unwrap();
+            store.replace(&key, b"01234567").unwrap();
+            store.list("", None, 9).unwrap();
+            let (mut reader, mut bytes) = (store.get(&key).unwrap(), vec![0; buffer]);
+            let count = reader.read(&mut bytes).unwrap();
+            assert_eq!(&bytes[..count], expected);
+            assert_eq!(reader.read(&mut bytes).unwrap(), 0);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Entry, Key, Published, Store, StoreError, Upload};
 use crate::sys::durable::{self, TemporaryFile};
+use crate::sys::faults;
 use crate::sys::writeback::Writeback;
 
 mod walk;
@@ -161,7 +162,7 @@ impl LocalStore {
             _ => {}
         }
         let sync = |path: &Path, result: io::Result<()>| result.map_err(|error| io_error("sync", path, error));
-        sync(path, durable::open_nofollow(path).and_then(|file| file.sync_all()))?;
+        sync(path, durable::open_nofollow(path).and_then(|file| faults::call("sync", path, || file.sync_all())))?;
         for folder in self.folders_of(path) {
             sync(folder, durable::sync_dir(folder))?;
         }
@@ -171,7 +172,7 @@ impl LocalStore {
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         self.refuse_linked_folders(path)?;
-        match fs::remove_file(path) {
+        match faults::call("remove", path, || fs::remove_file(path)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", path, error)),
             _ => Ok(()),
         }
@@ -189,7 +190,7 @@ impl LocalStore {
             if folder == self.root {
                 break;
             }
-            match fs::remove_dir(folder) {
+            match faults::call("remove", folder, || fs::remove_dir(folder)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 // Not empty, or not ours to remove: it may stay.

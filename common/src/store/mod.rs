@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-pub use fault::{FaultKind, FaultPlan, FaultStore};
+pub use fault::FaultStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use open::open;
+
+pub use crate::sys::faults::{FaultKind, FaultPlan};
 
 /// The name of an object: relative, components separated by `/`, none empty, `.`, `..` or hidden.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use super::{LocalStore, Store};
+use super::{FaultStore, LocalStore, Store};
 use crate::report::Advice;
+use crate::sys::faults;
 
 /// The store at an absolute path or a `file://` URL. Touches nothing yet: a store that is not there is made by the
 /// first write.
@@ -24,7 +25,11 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, Advice> {
         None => PathBuf::from(url),
     };
     if path.is_absolute() {
-        Ok(Arc::new(LocalStore::open(path)))
+        let store = LocalStore::open(path);
+        Ok(match faults::stores() {
+            Some(counter) => Arc::new(FaultStore::counted_by(store, counter)),
+            None => Arc::new(store),
+        })
     } else {
         Err(Advice::usage(format!("the repository {url:?} is no absolute path"))
             .hint("write the path from the root, beginning with /"))

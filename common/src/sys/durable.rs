@@ -16,6 +16,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 
+use super::faults;
+
 const TEMPORARY_PREFIX: &str = ".holdfast-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 /// How many random names are tried before giving up; one is enough unless somebody plays with us.
@@ -31,7 +33,7 @@ fn parent_of(path: &Path) -> &Path {
 /// File systems that cannot sync a directory say so with `EINVAL` or `EBADF`; like PostgreSQL (`fsync_fname_ext` in
 /// `src/backend/storage/file/fd.c`) this takes that for done, because nothing more can be.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    match File::open(dir)?.sync_all() {
+    match faults::call("sync", dir, || File::open(dir)?.sync_all()) {
         Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EINVAL | Errno::EBADF)) => Ok(()),
         result => result,
     }
@@ -39,12 +41,14 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Makes a file's bytes and metadata durable, whoever wrote them. Its directory entry is [`sync_dir`]'s business.
 pub fn sync_file(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    faults::call("sync", path, || File::open(path)?.sync_all())
 }
 
 /// Opens a file for reading, never through a symbolic link in the last component of its path.
 pub fn open_nofollow(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits());
+    faults::call("open", path, || options.open(path))
 }
 
 /// Makes the directory and every missing one above it, each durable before the next is made. Calling it for one
@@ -64,7 +68,7 @@ pub fn create_dir_all(path: &Path, mode: u32) -> io::Result<()> {
     if parent != path {
         create_dir_all(parent, mode)?;
     }
-    match DirBuilder::new().mode(mode).create(path) {
+    match faults::call("make", path, || DirBuilder::new().mode(mode).create(path)) {
         Ok(()) => sync_dir(parent),
         // Somebody else was faster; or has removed it again, which the caller learns as `NotFound`.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -102,7 +106,7 @@ pub fn sweep_temporaries(dir: &Path, age: Duration) {
     };
     for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).filter(is_stale) {
         // Somebody else may have swept it meanwhile.
-        drop(fs::remove_file(entry.path()));
+        drop(faults::call("remove", &entry.path(), || fs::remove_file(entry.path())));
     }
 }
 
@@ -125,7 +129,9 @@ impl TemporaryFile {
             let random = fastrand::u64(..);
             let name = format!("{TEMPORARY_PREFIX}{}-{random:016x}{TEMPORARY_SUFFIX}", std::process::id());
             let path = dir.join(name);
-            match OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&path) {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(mode);
+            match faults::call("make", &path, || options.open(&path)) {
                 Ok(file) => return Ok(Self { file, path, pending: true }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < NAME_ATTEMPTS_MAX => {
                     attempts += 1;
@@ -151,7 +157,7 @@ impl TemporaryFile {
     /// After an error the file may or may not be at `dest`; it is whole if it is, except on file systems that know
     /// neither links nor an exclusive rename, where a crash can leave a shorter file.
     pub fn publish_new(mut self, dest: &Path) -> io::Result<bool> {
-        self.file.sync_all()?;
+        self.sync()?;
         if !self.name_exclusively(dest)? {
             return Ok(false);
         }
@@ -163,7 +169,7 @@ impl TemporaryFile {
 
     /// Link, else exclusive rename, else exclusive create and copy: what network and FAT file systems lack differs.
     fn name_exclusively(&mut self, dest: &Path) -> io::Result<bool> {
-        match fs::hard_link(&self.path, dest) {
+        match faults::call("link", dest, || fs::hard_link(&self.path, dest)) {
             // The second name stays a little longer if it cannot be removed now: drop tries again, then a sweep.
             Ok(()) => return Ok(true),
             // NFS may have done it and lost the answer: the retry then finds our own file.
@@ -176,10 +182,14 @@ impl TemporaryFile {
                 self.pending = false;
                 Ok(true)
             }
-            Err(Errno::EEXIST) => Ok(false),
-            Err(errno) if noreplace_is_unsupported(errno) => self.copy_exclusively(dest),
-            Err(errno) => Err(errno.into()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) if noreplace_is_unsupported(&error) => self.copy_exclusively(dest),
+            Err(error) => Err(error),
         }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        faults::call("sync", &self.path, || self.file.sync_all())
     }
 
     fn is_same_file(&self, dest: &Path) -> io::Result<bool> {
@@ -213,7 +223,7 @@ impl TemporaryFile {
     /// Gives the file the name `dest`, on the same file system, in place of any file that has it. Readers see the
     /// old or the new bytes, also after a crash; after success the new ones, also after a power cut.
     pub fn replace(mut self, dest: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
+        self.sync()?;
         rename_over(&self.path, dest)?;
         self.pending = false;
         sync_dir(parent_of(dest))
@@ -222,7 +232,7 @@ impl TemporaryFile {
 
 impl Write for TemporaryFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        faults::write(&self.path, bytes, |bytes| self.file.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -234,7 +244,7 @@ impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if self.pending {
             // A file that cannot be removed stays under its temporary name, where a later sweep finds it.
-            drop(fs::remove_file(&self.path));
+            drop(faults::call("remove", &self.path, || fs::remove_file(&self.path)));
         }
     }
 }
@@ -247,17 +257,19 @@ fn link_is_unsupported(error: &io::Error) -> bool {
     )
 }
 
-fn noreplace_is_unsupported(errno: Errno) -> bool {
-    matches!(errno, Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
+fn noreplace_is_unsupported(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP))
 }
 
-fn rename_noreplace(from: &Path, to: &Path) -> Result<(), Errno> {
-    renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)
+fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
+    let rename = || Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?);
+    faults::call("rename to", to, rename)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this module is where renaming is allowed")]
 fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
+    faults::call("rename to", to, || fs::rename(from, to))
 }
 
 fn copy_and_read_back(source: &mut File, copy: &mut File) -> io::Result<()> {
@@ -322,12 +334,12 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 pub fn rename_exclusive(from: &Path, to: &Path) -> io::Result<()> {
     match rename_noreplace(from, to) {
         Ok(()) => {}
-        Err(errno) if noreplace_is_unsupported(errno) => match fs::symlink_metadata(to) {
+        Err(error) if noreplace_is_unsupported(&error) => match fs::symlink_metadata(to) {
             Ok(_) => return Err(Errno::EEXIST.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => rename_over(from, to)?,
             Err(error) => return Err(error),
         },
-        Err(errno) => return Err(errno.into()),
+        Err(error) => return Err(error),
     }
     sync_parents(from, to)
 }
@@ -341,7 +353,7 @@ fn sync_parents(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes a file or a symbolic link, durably. [`io::ErrorKind::NotFound`] when there is none.
 pub fn remove_file(path: &Path) -> io::Result<()> {
-    fs::remove_file(path)?;
+    faults::call("remove", path, || fs::remove_file(path))?;
     sync_dir(parent_of(path))
 }
 
@@ -349,7 +361,7 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
 /// included. A crash leaves part of it; calling again goes on.
 #[expect(clippy::disallowed_methods, reason = "this module is where removing a tree is allowed")]
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    fs::remove_dir_all(path)?;
+    faults::call("remove", path, || fs::remove_dir_all(path))?;
     sync_dir(parent_of(path))
 }
 

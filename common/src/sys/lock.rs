@@ -8,6 +8,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use super::faults;
+
 /// A lock on a file, held until it is dropped or the process ends, however it ends. Child programs do not inherit it.
 #[derive(Debug)]
 pub struct FileLock {
@@ -20,14 +22,9 @@ impl FileLock {
     /// The file is made (mode 0600) where it is missing and stays for ever: removing it would let two hold "the"
     /// lock. A symbolic link in its place is refused.
     pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        let file = faults::call("open", path, || options.open(path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Some(Self { _held: held })),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),

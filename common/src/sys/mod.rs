@@ -1,10 +1,12 @@
-//! What Holdfast asks of the operating system: time, durable files, locks, child processes, signals, identity, space.
+//! What Holdfast asks of the operating system: time, durable files, locks, child processes, signals, identity, space;
+//! and, for tests, how calls of it fail on purpose.
 //!
 //! The only module that knows `nix`, and the only one that may rename, replace or remove trees. Knows nothing of
 //! PostgreSQL.
 
 pub mod clock;
 pub mod durable;
+pub mod faults;
 pub mod identity;
 pub mod lock;
 pub mod process;

@@ -5,13 +5,14 @@ use std::io;
 use std::path::Path;
 
 use super::durable::sync_dir;
+use super::faults;
 
 /// Makes every file and directory of a tree durable. Symbolic links are not followed.
 ///
 /// The file system writes everything out at once first; syncing each file after that costs little and brings up every
 /// write error.
 pub fn sync(root: &Path) -> io::Result<()> {
-    nix::unistd::syncfs(&File::open(root)?)?;
+    faults::call("sync all of", root, || Ok(nix::unistd::syncfs(&File::open(root)?)?))?;
     sync_each(root)
 }
 

@@ -62,13 +62,13 @@ pub(crate) fn programs(major: u32, place: &Place, ctx: &Context) -> anyhow::Resu
 }
 
 /// Opens the journal; from here on a run leaves traces.
-pub(crate) fn begin(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Journal> {
+pub(crate) fn begin(facts: &Facts, decision: &Decision, was_running: bool, site: &Site<'_>) -> anyhow::Result<Journal> {
     Journal::keep_old(&site.place)?;
     let journal = Journal {
         began: decision.plan.decided,
         stage: Stage::Checked,
         plan: decision.plan.clone(),
-        was_running: facts.directory.cluster().is_some_and(|cluster| cluster.server.is_some()),
+        was_running: was_running || facts.directory.cluster().is_some_and(|cluster| cluster.server.is_some()),
         changes: Vec::new(),
         final_auto_conf: String::new(),
         new_timeline: None,

@@ -4,6 +4,7 @@
 
 mod archive_refusals;
 mod damaged_middle;
+mod fault_loops;
 mod fetch_truth;
 mod first_backup;
 mod first_contact;

@@ -14,6 +14,7 @@ use crate::pg::history::TimelineHistory;
 use crate::pg::{ArchiveName, TimelineId, WalSegmentName};
 use crate::report::{Advice, Cancel};
 use crate::store::{Key, Published};
+use crate::sys::faults;
 
 use super::{Check, locate};
 use crate::archive::{Identity, Repository};
@@ -60,7 +61,7 @@ pub fn put(
     path: &Path,
     cancel: &Cancel,
 ) -> anyhow::Result<Put> {
-    let mut file = File::open(path).with_context(|| {
+    let mut file = faults::call("open", path, || File::open(path)).with_context(|| {
         Advice::failed(format!("read {}", path.display())).hint("archive-wal is called with the path of a WAL file, %p")
     })?;
     put_from(repository, identity, name, &mut file, &path.display().to_string(), cancel)
@@ -82,7 +83,7 @@ pub fn put_missing_histories(
         return Ok(());
     }
     let path = pg_wal.join(timeline.history_file());
-    let bytes = match std::fs::read(&path) {
+    let bytes = match faults::call("read", &path, || std::fs::read(&path)) {
         Ok(bytes) => bytes,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(err) => return Err(err).with_context(|| format!("read {}", path.display())),
@@ -165,7 +166,7 @@ impl Outgoing<'_> {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             self.cancel.check()?;
-            let count = match source.read(&mut buffer) {
+            let count = match faults::read(Path::new(self.what), &mut buffer, |buffer| source.read(buffer)) {
                 Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
                 result => result.with_context(|| format!("read {}", self.what))?,
             };

@@ -9,6 +9,7 @@ use super::{LocalStore, io_error, look, modified};
 use crate::store::{Entry, Key, StoreError};
 use crate::sys::clock::{Clock, SystemClock};
 use crate::sys::durable;
+use crate::sys::faults;
 
 /// What `mkfs` puts into the root of a file system, for root alone to read: a mount point can be a store all the same.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -126,7 +127,7 @@ pub(super) fn sweep(store: &LocalStore, age: Duration) -> Result<u64, StoreError
             // A time in the future is no age at all.
             let old = (now - modified(&metadata)).to_std().is_ok_and(|time| time >= age);
             if old {
-                match fs::remove_file(&path) {
+                match faults::call("remove", &path, || fs::remove_file(&path)) {
                     Ok(()) => swept += 1,
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => return Err(io_error("remove", &path, error)),

@@ -1,0 +1,99 @@
+//! The faults of this process, as somebody outside has planned them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use super::{Counter, FaultKind, FaultPlan, Moment};
+use crate::report::Advice;
+
+/// The variable that plans a fault: `CLASS:KIND@N`, such as `file:kill@17`.
+pub const PLAN_VARIABLE: &str = "HOLDFAST_FAULT";
+/// The variable with the file that gets a line for each call: `CLASS N WHAT NAME`.
+pub const TRACE_VARIABLE: &str = "HOLDFAST_FAULT_TRACE";
+
+const FILES: &str = "file";
+const STORES: &str = "store";
+
+#[derive(Debug)]
+struct Counters {
+    files: Counter,
+    stores: Arc<Counter>,
+}
+
+static COUNTERS: OnceLock<Counters> = OnceLock::new();
+
+/// From now on calls are counted, fail as `plan` says, and have their lines in the file `trace`. To be called once;
+/// does nothing when there is neither.
+pub fn install(plan: Option<&str>, trace: Option<&Path>) -> anyhow::Result<()> {
+    if plan.is_none() && trace.is_none() {
+        return Ok(());
+    }
+    let plan = plan.map(parse).transpose()?;
+    let counter = |class| -> anyhow::Result<Counter> {
+        let plan = plan.as_ref().filter(|(planned, _)| *planned == class).map(|(_, plan)| plan.clone());
+        let trace = trace.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
+        Ok(Counter { trace: trace.map(|file: File| (file, class)), ..Counter::new(plan) })
+    };
+    let counters = Counters { files: counter(FILES)?, stores: Arc::new(counter(STORES)?) };
+    COUNTERS.set(counters).map_err(|_| anyhow::anyhow!("faults are planned once for a process"))
+}
+
+pub(super) fn files() -> Option<&'static Counter> {
+    COUNTERS.get().map(|counters| &counters.files)
+}
+
+pub(crate) fn stores() -> Option<Arc<Counter>> {
+    COUNTERS.get().map(|counters| Arc::clone(&counters.stores))
+}
+
+fn parse(text: &str) -> Result<(&'static str, FaultPlan), Advice> {
+    let parsed = text.split_once(':').and_then(|(class, rest)| {
+        let class = [FILES, STORES].into_iter().find(|known| *known == class)?;
+        let (kind, at) = rest.split_once('@')?;
+        Some((class, FaultPlan { at: at.parse().ok()?, kind: kind_of(kind)? }))
+    });
+    parsed.ok_or_else(|| {
+        Advice::usage(format!("{PLAN_VARIABLE}: {text:?} plans no fault")).hint(
+            "write file:KIND@N or store:KIND@N; KIND is fail, after, full, short, kill, torn or killed, N the call",
+        )
+    })
+}
+
+fn kind_of(word: &str) -> Option<FaultKind> {
+    Some(match word {
+        "fail" => FaultKind::Fail(io::ErrorKind::Other),
+        "after" => FaultKind::FailAfter(io::ErrorKind::Other),
+        "full" => FaultKind::FailHalfway(io::ErrorKind::StorageFull),
+        "short" => FaultKind::Short,
+        "kill" => FaultKind::Die(Moment::Before),
+        "torn" => FaultKind::Die(Moment::Halfway),
+        "killed" => FaultKind::Die(Moment::After),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[test]
+    fn a_plan_names_class_kind_and_call() {
+        let (class, plan) = parse("store:torn@17").unwrap();
+        assert_eq!((class, plan.at), ("store", 17));
+        assert!(matches!(plan.kind, FaultKind::Die(Moment::Halfway)));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("kill@17")]
+    #[case("disk:kill@17")]
+    #[case("file:melt@17")]
+    #[case("file:kill")]
+    #[case("file:kill@-1")]
+    fn anything_else_is_refused(#[case] text: &str) {
+        assert!(parse(text).unwrap_err().message.contains("plans no fault"));
+    }
+}

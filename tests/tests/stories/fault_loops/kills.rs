@@ -1,0 +1,173 @@
+//! `kill -9` at moments that nobody chose.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::faults::Rehearsal;
+use e2e::{Repo, StopMode, process, settings};
+
+use super::recover::run_again;
+use super::{Scene, require_restored};
+
+type Step<'a> = Box<dyn Fn() -> Result<()> + 'a>;
+
+/// A program that is killed at random, and how its work is looked at.
+struct Victim<'a> {
+    command: Rehearsal,
+    /// How long it runs undisturbed. Some runs are faster, and end by themselves.
+    usual: Duration,
+    /// Makes everything as it was before the first run.
+    reset: Step<'a>,
+    /// Runs it again after it was killed.
+    again: Step<'a>,
+    /// Nothing half-written is visible.
+    between: Step<'a>,
+    /// It has done its work.
+    after: Step<'a>,
+}
+
+impl<'a> Victim<'a> {
+    fn new(
+        command: Rehearsal,
+        reset: impl Fn() -> Result<()> + 'a,
+        between: impl Fn() -> Result<()> + 'a,
+        after: impl Fn() -> Result<()> + 'a,
+    ) -> Result<Self> {
+        let undisturbed = || -> Result<Duration> {
+            reset()?;
+            Ok(command.run()?.success()?.took)
+        };
+        // The first run finds nothing in memory yet.
+        let usual = undisturbed()?.min(undisturbed()?);
+        let same = command.clone();
+        Ok(Self {
+            command,
+            usual,
+            reset: Box::new(reset),
+            again: Box::new(move || same.run()?.success().map(drop)),
+            between: Box::new(between),
+            after: Box::new(after),
+        })
+    }
+
+    /// Answers whether it was killed before it ended.
+    fn kill_once(&self, random: &mut fastrand::Rng) -> Result<bool> {
+        (self.reset)()?;
+        let micros = random.u64(..u64::try_from(self.usual.as_micros())?);
+        let ran = process::run_and_kill(&mut self.command.command()?, Duration::from_micros(micros))?;
+        let killed = ran.signal == Some(9);
+        let look = || {
+            ensure!(killed || ran.code == Some(0), "neither killed nor done");
+            (self.between)()?;
+            if killed {
+                (self.again)()?;
+            }
+            (self.after)()
+        };
+        look().with_context(|| format!("killed after {micros} µs: {ran}"))?;
+        Ok(killed)
+    }
+}
+
+/// A segment goes into a repository that is not there yet.
+fn archive_wal<'a>(scene: &'a Scene, segment: &str) -> Result<Victim<'a>> {
+    let archive = Repo::new(&scene.sandbox, "archive")?;
+    let (name, file) = (segment.to_owned(), scene.sandbox.path().join(segment));
+    let bytes = scene.repo.unpack(&scene.repo.wal(segment)?)?;
+    scene.sandbox.write(&file, &bytes)?;
+    let args = ["--repo", archive.arg()?, "-D", scene.cluster.pgdata_arg()?, file.to_str().context("text")?];
+    let command = Rehearsal::new(&scene.sandbox, "archive-wal", &args);
+    let (fresh, seen) = (archive.clone(), archive.clone());
+    Victim::new(
+        command,
+        move || scene.sandbox.clear(fresh.path()),
+        move || seen.require_whole(),
+        move || {
+            archive.require_whole()?;
+            ensure!(archive.unpack(&archive.wal(&name)?)? == bytes, "the archived segment is not the server's");
+            Ok(())
+        },
+    )
+}
+
+fn basebackup(scene: &Scene) -> Result<Victim<'_>> {
+    Victim::new(
+        scene.backup()?,
+        || scene.sandbox.clear(&scene.repo.path().join("main/backup")),
+        || scene.require_whole(&scene.repo),
+        || {
+            ensure!(!scene.repo.backups().is_empty(), "no backup is there");
+            scene.require_whole(&scene.repo)
+        },
+    )
+}
+
+/// A stopped cluster is replaced.
+fn recover<'a>(scene: &'a Scene, full: &'a Repo, original: &'a Path) -> Result<Victim<'a>> {
+    let place = scene.sandbox.path().join("place");
+    let pgdata = place.join("pg");
+    let arg = pgdata.to_str().context("text")?.to_owned();
+    let mut args = vec!["run", "--repo", full.arg()?, "-D", &arg, "--as", "production", "-U", "postgres"];
+    args.extend(["--no-start", "--yes"]);
+    let command = Rehearsal::new(&scene.sandbox, "recover", &args);
+    let (folder, same) = (place.clone(), command.clone());
+    let victim = Victim::new(
+        command,
+        move || {
+            scene.sandbox.clear(&folder)?;
+            scene.sandbox.folder("place")?;
+            scene.sandbox.copy(original, &pgdata)
+        },
+        || full.require_whole(),
+        move || require_restored(&scene.sandbox, &arg).map(drop),
+    )?;
+    Ok(Victim { again: Box::new(move || run_again(&same, &place).map(drop)), ..victim })
+}
+
+fn retention<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
+    let thinned = Repo::new(&scene.sandbox, "thinned")?;
+    let command = Rehearsal::new(&scene.sandbox, "retention", &["--repo", thinned.arg()?, "--keep-last", "1"]);
+    let (fresh, seen) = (thinned.clone(), thinned.clone());
+    Victim::new(
+        command,
+        move || scene.sandbox.copy(full.path(), fresh.path()),
+        move || scene.require_whole(&seen),
+        move || {
+            ensure!(thinned.backups().len() == 1, "{:?} are left", thinned.backups());
+            scene.require_whole(&thinned)
+        },
+    )
+}
+
+#[test]
+fn programs_survive_kill_9_at_random_moments() -> Result<()> {
+    let scene = Scene::new()?;
+    for _ in 0..2 {
+        scene.backup()?.run()?.success()?;
+    }
+    let segment = scene.cluster.switch_wal()?;
+    // Cluster and repository at one moment; later the backups of this story come and go.
+    scene.cluster.stop(StopMode::Fast)?;
+    let (full, original) = (Repo::new(&scene.sandbox, "full")?, scene.sandbox.path().join("original"));
+    scene.sandbox.copy(scene.repo.path(), full.path())?;
+    scene.sandbox.copy(scene.cluster.pgdata(), &original)?;
+    scene.cluster.start()?;
+    let victims = [
+        archive_wal(&scene, &segment)?,
+        basebackup(&scene)?,
+        recover(&scene, &full, &original)?,
+        retention(&scene, &full)?,
+    ];
+
+    let mut random = fastrand::Rng::with_seed(settings::seed("kill -9"));
+    // Twice as many kills as other stories have rounds.
+    let kills = 2 * settings::rounds("kill -9");
+    let mut killed = 0;
+    for victim in victims.iter().cycle().take(usize::try_from(kills)?) {
+        killed += u32::from(victim.kill_once(&mut random)?);
+    }
+    settings::tell(&format!("kill -9: {killed} of {kills} runs ended by it"));
+    ensure!(killed > 0, "nobody was killed");
+    Ok(())
+}
