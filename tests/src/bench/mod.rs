@@ -37,6 +37,11 @@ pub struct Terms {
     pub level: u32,
 }
 
+/// Whether these rows are wanted: all are, unless `HOLDFAST_BENCH_ROWS` names others (`wal`, `whole`, `memory`).
+pub fn wants(rows: &str) -> bool {
+    std::env::var("HOLDFAST_BENCH_ROWS").map_or(true, |wanted| wanted.split([' ', ',']).any(|name| name == rows))
+}
+
 impl Terms {
     /// The fixed terms; `HOLDFAST_BENCH_RUNS` and `HOLDFAST_BENCH_MB` make a quicker, rougher run.
     pub fn from_environment() -> Self {

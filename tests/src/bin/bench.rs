@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::account::Account;
 use e2e::bench::rival::PgBackRest;
 use e2e::bench::stage::{Stage, configure};
-use e2e::bench::{Terms, dense, memory, report, wal, whole};
+use e2e::bench::{Terms, dense, memory, report, wal, wants, whole};
 use e2e::{Sandbox, settings};
 use nix::unistd::Uid;
 
@@ -51,11 +51,17 @@ fn bench() -> Result<()> {
     report::print("## Terms\n\n");
     report::print(&report::terms(&stage)?);
     report::print("\n## Figures\n");
-    settings::tell("one segment");
-    report::print(&wal::rows(&stage, &repo)?);
-    settings::tell("the whole cluster");
-    report::print(&whole::rows(&stage, &repo)?);
-    settings::tell("memory");
-    report::print(&memory::rows(&stage)?);
+    if wants("wal") {
+        settings::tell("one segment");
+        report::print(&wal::rows(&stage, &repo)?);
+    }
+    if wants("whole") {
+        settings::tell("the whole cluster");
+        report::print(&whole::rows(&stage, &repo)?);
+    }
+    if wants("memory") {
+        settings::tell("memory");
+        report::print(&memory::rows(&stage)?);
+    }
     Ok(())
 }
