@@ -51,7 +51,9 @@ pub fn history(bytes: &[u8]) {
         for position in [entry.switch.0.saturating_sub(1), entry.switch.0, entry.switch.0.saturating_add(1)] {
             assert!(history.contains(history.timeline_at(Lsn(position))));
         }
-        assert_eq!(history.switch_of(entry.timeline), Some(entry.switch));
+        let left = history.switch_of(entry.timeline).unwrap_or(Lsn(u64::MAX));
+        assert!(left <= entry.switch && history.timeline_at(left) > entry.timeline);
+        assert!(left == Lsn(0) || history.timeline_at(Lsn(left.0 - 1)) <= entry.timeline);
     }
     assert_eq!(history.timeline_at(Lsn(u64::MAX)), history.timeline);
     assert_eq!(TimelineHistory::parse(TimelineId(timeline), history.to_text().as_bytes()), Ok(history));
