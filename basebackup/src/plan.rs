@@ -30,27 +30,39 @@ pub(crate) struct Part {
 ///
 /// A file as large as a part is has a part of its own; these come first, the largest at the very beginning, since
 /// they decide when the last worker is done. The rest keep their order.
-pub(crate) fn parts(files: Vec<ScannedFile>, jobs: usize) -> Vec<Part> {
+pub(crate) fn parts(mut files: Vec<ScannedFile>, jobs: usize) -> Vec<Part> {
     let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
     let limit = part_limit(total, jobs);
-    let (mut large, small): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.size >= limit);
+    let mut large: Vec<_> = files.extract_if(.., |file| file.size >= limit).collect();
     // Stable: files of one size keep their order.
     large.sort_by_key(|file| std::cmp::Reverse(file.size));
     let mut groups: Vec<Vec<ScannedFile>> = large.into_iter().map(|file| vec![file]).collect();
-    let mut current = Vec::new();
-    let mut bytes = 0_u64;
-    for file in small {
-        bytes = bytes.saturating_add(file.size);
-        current.push(file);
-        if bytes >= limit || current.len() >= PART_FILES_MAX {
-            groups.push(std::mem::take(&mut current));
-            bytes = 0;
-        }
+    let only_small = groups.len();
+    // Taken from the end, and given back at once: there can be millions of files, and they are never in memory twice.
+    for start in starts_of_groups(&files, limit).into_iter().rev() {
+        groups.push(files.split_off(start));
+        files.shrink_to_fit();
     }
-    if !current.is_empty() || groups.is_empty() {
-        groups.push(current);
+    groups.get_mut(only_small..).unwrap_or_default().reverse();
+    if groups.is_empty() {
+        groups.push(Vec::new());
     }
     (1..).zip(groups).map(|(number, files)| Part { number, files }).collect()
+}
+
+/// Where each group of files begins; all of them are below the limit.
+fn starts_of_groups(files: &[ScannedFile], limit: u64) -> Vec<usize> {
+    let mut starts = Vec::new();
+    let (mut bytes, mut count) = (limit, 0);
+    for (index, file) in files.iter().enumerate() {
+        if bytes >= limit || count >= PART_FILES_MAX {
+            starts.push(index);
+            (bytes, count) = (0, 0);
+        }
+        bytes = bytes.saturating_add(file.size);
+        count += 1;
+    }
+    starts
 }
 
 /// How many bytes of files close a part.

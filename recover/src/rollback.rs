@@ -88,6 +88,11 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
         ctx.output.line(&discarded_line(&path))?;
     }
     journal.reach(Stage::RolledBack, place)?;
+    if journal.was_running && journal.plan.replaces {
+        // What comes next may be refused, and nobody would start it then.
+        ctx.output
+            .line("the old cluster is back; its server, which ran before that, is down until this recovery is done")?;
+    }
     Ok(Some(journal))
 }
 

@@ -19,7 +19,7 @@
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
-//! | [`bench`] | `make bench`: figures beside a shell pipe's and a rival's |
+//! | [`bench`](mod@bench) | `make bench`: figures beside a shell pipe's and a rival's |
 //! | [`fuzzing`] | what must hold of every parser, whatever the bytes |
 //! | [`wait`] | waiting for a condition, never for a time |
 //! | [`settings`] | seeds, rounds, and tests that must be skipped |

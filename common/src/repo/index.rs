@@ -63,7 +63,7 @@ pub struct FileEntry {
 ///
 /// In JSON it is `"path":"…"`, or `"encoded_path":"<hex>"` when it is no UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelativePath(Vec<u8>);
+pub struct RelativePath(Box<[u8]>);
 
 /// A directory as its line has it. The fields of the path stand among the others and not in a flattened structure of
 /// their own: serde gathers whatever else the line has for such a one, at fifty times its size.
@@ -102,7 +102,7 @@ impl RelativePath {
         let bytes = bytes.into();
         let good = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
         if bytes.split(|b| *b == b'/').all(good) {
-            Ok(Self(bytes))
+            Ok(Self(bytes.into_boxed_slice()))
         } else {
             Err(PathError(String::from_utf8_lossy(&bytes).chars().take(120).collect()))
         }
@@ -142,7 +142,7 @@ impl RelativePath {
     }
 
     fn into_fields(self) -> (Option<String>, Option<String>) {
-        match String::from_utf8(self.0) {
+        match String::from_utf8(self.0.into_vec()) {
             Ok(text) => (Some(text), None),
             Err(err) => (None, Some(hex::encode(err.as_bytes()))),
         }
