@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 
-use crate::codec::{Codec, Compression, Digest, Encoder, decoder};
+use crate::codec::{Codec, Compression, Digest, Encoder, HashingWriter, decoder};
 use crate::pg::SystemIdentifier;
 use crate::repo::envelope::{self, RECORD_BYTES_MAX, Record, RecordError};
 use crate::repo::layout::REPOSITORY;
@@ -19,6 +19,9 @@ use super::Identity;
 
 /// How many objects one listing call asks for.
 const LIST_PAGE: usize = 1000;
+
+/// How much of an object is decompressed at a time.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// One cluster's place in one repository. Cheap to clone; calls block.
 #[derive(Debug, Clone)]
@@ -250,17 +253,32 @@ impl Repository {
         })
     }
 
-    /// Reads a small object whole and checks it against its record.
-    pub fn get_object(&self, key: &Key, codec: Codec, record: &ObjectRecord) -> anyhow::Result<Vec<u8>> {
-        let mut plain = Vec::new();
-        decoder(codec, self.store.get(key)?)
-            .and_then(|source| source.take(record.plain_bytes.saturating_add(1)).read_to_end(&mut plain))
-            .with_context(|| format!("read {key}"))?;
-        anyhow::ensure!(
-            plain.len() as u64 == record.plain_bytes && Digest::of(&plain) == record.sha256,
-            "{key} is damaged: its contents do not match the backup's record"
-        );
-        Ok(plain)
+    /// Writes the plain bytes of an object to `sink` and answers whether they are those of its record; when they are not,
+    /// what was written is worth nothing. It is not read further than the record says that it goes.
+    pub fn copy_object(
+        &self,
+        key: &Key,
+        codec: Codec,
+        record: &ObjectRecord,
+        sink: &mut dyn Write,
+    ) -> anyhow::Result<bool> {
+        let reading = || format!("read {key}");
+        let source = decoder(codec, self.store.get(key)?).with_context(reading)?;
+        let mut source = source.take(record.plain_bytes.saturating_add(1));
+        let mut sink = HashingWriter::new(sink);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let count = match source.read(&mut buffer) {
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result.with_context(reading)?,
+            };
+            match buffer.get(..count).unwrap_or_default() {
+                [] => break,
+                chunk => sink.write_all(chunk).with_context(|| format!("write what is in {key}"))?,
+            }
+        }
+        let (_, bytes, digest) = sink.finish();
+        Ok((bytes, digest) == (record.plain_bytes, record.sha256))
     }
 }
 

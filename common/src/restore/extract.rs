@@ -23,8 +23,9 @@ use crate::repo::layout::backup_object;
 use crate::repo::part::skip;
 use crate::repo::records::BackupRecord;
 use crate::report::{Advice, Cancel, Progress};
+use crate::sys::durable::{self, TemporaryFile};
+use crate::sys::faults;
 use crate::sys::writeback::Writeback;
-use crate::sys::{durable, faults};
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -99,14 +100,22 @@ pub fn extract(
         extracted.files,
         backup.files
     );
-    let manifest_key =
-        repository.layout().backup_object(backup.id, &backup_object::manifest(backup.compression.codec))?;
-    let manifest = repository.get_object(&manifest_key, backup.compression.codec, &backup.manifest)?;
-    durable::replace(&destination.pgdata.join("backup_manifest"), &manifest, 0o600).context("write backup_manifest")?;
+    manifest(repository, backup, &destination.pgdata)?;
     for root in destination.roots() {
         crate::sys::tree::sync(root).with_context(|| format!("sync {}", root.display()))?;
     }
     Ok(extracted)
+}
+
+/// PostgreSQL's manifest into the data directory, as it goes: it has a line for each file.
+fn manifest(repository: &Repository, backup: &BackupRecord, pgdata: &Path) -> anyhow::Result<()> {
+    let codec = backup.compression.codec;
+    let key = repository.layout().backup_object(backup.id, &backup_object::manifest(codec))?;
+    let writing = "write backup_manifest";
+    let mut file = TemporaryFile::create_in(pgdata, 0o600).context(writing)?;
+    let is_whole = repository.copy_object(&key, codec, &backup.manifest, &mut file)?;
+    anyhow::ensure!(is_whole, "{key} is damaged: its contents do not match the backup's record");
+    file.replace(&pgdata.join("backup_manifest")).context(writing)
 }
 
 /// Makes the top folders and the links from the data directory to those outside it.

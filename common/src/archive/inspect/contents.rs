@@ -18,7 +18,7 @@ use crate::repo::records::{BackupRecord, PartRecord};
 use crate::report::{Cancel, Interrupted, Progress};
 use crate::store::Key;
 
-use super::manifest::{Expected, read_object};
+use super::manifest::{Expected, check_object};
 use super::{CHUNK_BYTES, Finding, IndexReader, Kind, Limited};
 
 /// What is inspected, and how.
@@ -71,8 +71,8 @@ fn config(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
     if means.is_absent(&key) {
         return Ok(Vec::new());
     }
-    let read = read_object(means.repository, &key, means.codec(), &record)?;
-    Ok(read.err().into_iter().collect())
+    let wrong = check_object(means.repository, &key, means.codec(), &record, &mut std::io::sink())?;
+    Ok(wrong.into_iter().collect())
 }
 
 fn manifest(means: Means<'_>) -> anyhow::Result<(Option<Expected>, Vec<Finding>)> {
@@ -80,14 +80,14 @@ fn manifest(means: Means<'_>) -> anyhow::Result<(Option<Expected>, Vec<Finding>)
     if means.is_absent(&key) {
         return Ok((None, Vec::new()));
     }
-    match read_object(means.repository, &key, means.codec(), &means.record.manifest)? {
-        Err(finding) => Ok((None, vec![finding])),
-        Ok(bytes) => {
-            let mut findings = Limited::new(key.as_str());
-            let expected = Expected::new(&bytes, means.record.source.system_identifier, &mut findings);
-            Ok((expected, findings.finish()))
-        }
+    let mut bytes = Vec::new();
+    let wrong = check_object(means.repository, &key, means.codec(), &means.record.manifest, &mut bytes)?;
+    if let Some(finding) = wrong {
+        return Ok((None, vec![finding]));
     }
+    let mut findings = Limited::new(key.as_str());
+    let expected = Expected::new(&bytes, means.record.source.system_identifier, &mut findings);
+    Ok((expected, findings.finish()))
 }
 
 /// Streams the index and hands its files, part by part, to the workers.

@@ -1,12 +1,10 @@
 //! PostgreSQL's manifest against the index: the same files, sizes and digests.
 
 use std::collections::HashMap;
-use std::io::Read;
-
-use anyhow::Context as _;
+use std::io::Write;
 
 use crate::archive::Repository;
-use crate::codec::{Codec, Digest, decoder};
+use crate::codec::{Codec, Digest};
 use crate::pg::SystemIdentifier;
 use crate::pg::manifest::{ChecksumAlgorithm, Manifest, ManifestEntry};
 use crate::repo::index::FileEntry;
@@ -85,26 +83,17 @@ fn display(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// Reads a small object whole and compares it with its record; what is wrong is a finding.
-pub(super) fn read_object(
+/// Writes a small object's plain bytes to `sink` and compares them with its record; what is wrong is a finding.
+pub(super) fn check_object(
     repository: &Repository,
     key: &Key,
     codec: Codec,
     record: &ObjectRecord,
-) -> anyhow::Result<Result<Vec<u8>, Finding>> {
-    let read = || -> anyhow::Result<Vec<u8>> {
-        let mut plain = Vec::new();
-        let stored = repository.store().get(key)?;
-        let reading = || format!("read {key}");
-        let source = decoder(codec, stored).with_context(reading)?;
-        source.take(record.plain_bytes.saturating_add(1)).read_to_end(&mut plain).with_context(reading)?;
-        Ok(plain)
-    };
-    match read() {
-        Err(err) => Finding::of_reading(key, err).map(Err),
-        Ok(plain) if plain.len() as u64 != record.plain_bytes || Digest::of(&plain) != record.sha256 => {
-            Ok(Err(Finding::new(Kind::Damaged, key, "its contents do not match the backup's record")))
-        }
-        Ok(plain) => Ok(Ok(plain)),
+    sink: &mut dyn Write,
+) -> anyhow::Result<Option<Finding>> {
+    match repository.copy_object(key, codec, record, sink) {
+        Err(err) => Finding::of_reading(key, err).map(Some),
+        Ok(true) => Ok(None),
+        Ok(false) => Ok(Some(Finding::new(Kind::Damaged, key, "its contents do not match the backup's record"))),
     }
 }

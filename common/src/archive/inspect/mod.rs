@@ -140,7 +140,7 @@ pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<Ba
 /// `Quick`: every object that the record names is there and has the recorded size. `Standard`: besides, the index has
 /// its digest, every object its stored bytes, every file the size and digest of the index, every part its length and seek table, the manifest its
 /// digest and its own checksum and exactly the files of the index, the configuration its digest. `jobs` parts are read
-/// at once (at least one); memory is bounded by the files of the parts in flight and by the manifest (some 250 bytes
+/// at once (at least one); memory is bounded by the files of the parts in flight and by the manifest (some 600 bytes
 /// for each of its files). The findings are in the order of the objects' keys.
 pub fn backup(
     repository: &Repository,
@@ -167,9 +167,9 @@ pub fn backup(
 pub fn documents(repository: &Repository, record: &BackupRecord, cancel: &Cancel) -> anyhow::Result<Option<Finding>> {
     let codec = record.compression.codec;
     let key = repository.layout().backup_object(record.id, &backup_object::manifest(codec))?;
-    match manifest::read_object(repository, &key, codec, &record.manifest)? {
-        Ok(_) => index(repository, record, cancel),
-        Err(finding) => Ok(Some(finding)),
+    match manifest::check_object(repository, &key, codec, &record.manifest, &mut io::sink())? {
+        None => index(repository, record, cancel),
+        Some(finding) => Ok(Some(finding)),
     }
 }
 
