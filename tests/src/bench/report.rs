@@ -63,7 +63,7 @@ pub fn terms(stage: &Stage<'_>) -> Result<String> {
     let Stage { dense, rival, terms, .. } = *stage;
     let size: u64 = dense.cluster.ask("select sum(pg_database_size(oid))::bigint from pg_database")?;
     let lines = [
-        format!("machine: {} processors, {}; {}", processors(), said("uname", &["-srm"]), file_system(stage)),
+        format!("machine: {} processors, {}; {}", processors(), said("uname", &["-sm"]), file_system(stage)),
         format!("PostgreSQL {}, data checksums on", dense.cluster.sql("show server_version")?),
         format!("zstd {}", said("zstd", &["-qV"])),
         rival.map_or("no pgBackRest on this machine".to_owned(), |rival| rival.version.clone()),
