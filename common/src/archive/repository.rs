@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 
-use crate::codec::{Codec, Compression, Digest, Encoder, HashingWriter, decoder};
+use crate::codec::{Codec, Compression, Digest, Encoder, HashingWriter, decoder, read_full};
 use crate::pg::SystemIdentifier;
 use crate::repo::envelope::{self, RECORD_BYTES_MAX, Record, RecordError};
 use crate::repo::layout::REPOSITORY;
@@ -268,10 +268,7 @@ impl Repository {
         let mut sink = HashingWriter::new(sink);
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
-            let count = match source.read(&mut buffer) {
-                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
-                result => result.with_context(reading)?,
-            };
+            let count = read_full(&mut source, &mut buffer).with_context(reading)?;
             match buffer.get(..count).unwrap_or_default() {
                 [] => break,
                 chunk => sink.write_all(chunk).with_context(|| format!("write what is in {key}"))?,

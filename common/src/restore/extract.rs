@@ -16,7 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context as _;
 
 use crate::archive::Repository;
-use crate::codec::{Codec, HashingWriter, decoder};
+use crate::codec::{Codec, HashingWriter, decoder, read_full};
 use crate::repo::BackupId;
 use crate::repo::index::{FileEntry, IndexEntry, RelativePath};
 use crate::repo::layout::backup_object;
@@ -313,10 +313,8 @@ impl Worker<'_> {
                 return Err(Failure::Here(anyhow::anyhow!("another part failed")));
             }
             let limit = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = match source.read(buffer.get_mut(..limit).unwrap_or_default()) {
-                Err(err) if err.kind() == ErrorKind::Interrupted => continue,
-                result => result.map_err(|err| Failure::OfPart(err.into()))?,
-            };
+            let count = read_full(source, buffer.get_mut(..limit).unwrap_or_default())
+                .map_err(|err| Failure::OfPart(err.into()))?;
             let chunk = buffer.get(..count).unwrap_or_default();
             if chunk.is_empty() {
                 return Err(damaged("the part ends in the middle of a file"));

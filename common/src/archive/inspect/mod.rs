@@ -182,7 +182,9 @@ fn index(repository: &Repository, record: &BackupRecord, cancel: &Cancel) -> any
             let IndexEntry::File(file) = entry? else { continue };
             cancel.check()?;
             files += 1;
-            let part = record.parts.iter().find(|part| part.number == file.part);
+            let place = file.part.checked_sub(1).and_then(|place| usize::try_from(place).ok());
+            // Parts are numbered from 1 on.
+            let part = place.and_then(|place| record.parts.get(place)).filter(|part| part.number == file.part);
             let end = file.offset.saturating_add(file.size);
             if misplaced.is_none() && part.is_none_or(|part| end > part.plain_bytes) {
                 misplaced = Some(format!("{} does not lie in part {}", file.path.display(), file.part));

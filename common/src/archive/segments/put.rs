@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::codec::{Codec, Compression, Encoder, Sha256Stream, decoder};
+use crate::codec::{Codec, Compression, Encoder, Sha256Stream, decoder, read_full};
 use crate::pg::history::TimelineHistory;
 use crate::pg::{ArchiveName, TimelineId, WalSegmentName};
 use crate::report::{Advice, Cancel};
@@ -199,7 +199,7 @@ impl Outgoing<'_> {
         self.for_each_chunk(source, |ours| {
             let place = theirs.get_mut(..ours.len()).unwrap_or_default();
             if same {
-                let count = fill(&mut archived, place).with_context(damaged)?;
+                let count = read_full(&mut archived, place).with_context(damaged)?;
                 same = place.get(..count) == Some(ours);
             }
             Ok(())
@@ -249,21 +249,6 @@ impl Outgoing<'_> {
             Published::Created | Published::Exists => Ok(Put::SetAside(key)),
         }
     }
-}
-
-/// Reads until the buffer is full or the source ends; answers how much. A stream that is cut off is an error of its
-/// decoder, and not the end.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut count = 0;
-    while let Some(place) = buffer.get_mut(count..).filter(|place| !place.is_empty()) {
-        match source.read(place) {
-            Ok(0) => break,
-            Ok(read) => count += read,
-            Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(count)
 }
 
 #[cfg(test)]
