@@ -143,9 +143,10 @@ impl Sandbox {
         process::run(Command::new("cp").arg("-a").arg(from).arg(to), "")?.success().map(drop)
     }
 
-    /// Removes the folder at `path`, if there is one.
+    /// Removes the file or folder at `path`, if there is one.
     pub fn clear(&self, path: &Path) -> Result<()> {
-        match remove_tree(path) {
+        let removed = if path.is_dir() { remove_tree(path) } else { fs::remove_file(path) };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", path.display()))
             }

@@ -35,6 +35,14 @@ pub struct Dense {
     pub ratio: f64,
 }
 
+impl Dense {
+    /// The size of all databases, in megabytes of 1000² bytes.
+    pub fn databases_mb(&self) -> Result<u64> {
+        let bytes: u64 = self.cluster.ask("select sum(pg_database_size(oid))::bigint from pg_database")?;
+        Ok(bytes / 1_000_000)
+    }
+}
+
 /// Makes it. Fails when the WAL does not compress as the terms want.
 pub fn make(sandbox: &Sandbox, table_mb: u64) -> Result<Dense> {
     let copies = sandbox.folder("segments")?;
@@ -60,9 +68,9 @@ pub fn make(sandbox: &Sandbox, table_mb: u64) -> Result<Dense> {
         RATIO.contains(&ratio),
         "zstd -1 makes the WAL {ratio:.2} times smaller, which is not what these rows are for"
     );
-    let size: u64 = cluster.ask("select sum(pg_database_size(oid))::bigint from pg_database")?;
-    settings::tell(&format!("made {} MB of databases, {} segments", size / 1_000_000, segments.len()));
-    Ok(Dense { cluster, segments, ratio })
+    let dense = Dense { cluster, segments, ratio };
+    settings::tell(&format!("made {} MB of databases, {} segments", dense.databases_mb()?, dense.segments.len()));
+    Ok(dense)
 }
 
 /// Those written while rows came in: neither the first few, full of the catalogs' rows, nor the last, cut short.

@@ -61,14 +61,13 @@ fn judge(goal: Goal, rows: &[Summary]) -> Option<String> {
 /// The machine, the versions and the terms.
 pub fn terms(stage: &Stage<'_>) -> Result<String> {
     let Stage { dense, rival, terms, .. } = *stage;
-    let size: u64 = dense.cluster.ask("select sum(pg_database_size(oid))::bigint from pg_database")?;
     let lines = [
         format!("machine: {} processors, {}; {}", processors(), said("uname", &["-sm"]), file_system(stage)),
         format!("PostgreSQL {}, data checksums on", dense.cluster.sql("show server_version")?),
         format!("zstd {}", said("zstd", &["-qV"])),
         rival.map_or("no pgBackRest on this machine".to_owned(), |rival| rival.version.clone()),
         format!("codec zstd level {}, {} jobs, local repository, everything fsynced", terms.level, terms.jobs),
-        format!("databases of {} MB; WAL that `zstd -1` makes {:.2} times smaller", size / 1_000_000, dense.ratio),
+        format!("databases of {} MB; WAL that `zstd -1` makes {:.2} times smaller", dense.databases_mb()?, dense.ratio),
         format!("medians of {} runs taken in turns, the first of each dropped; `sync` before each", terms.runs),
         "ratio: to the first line of the table; peak memory: the largest process, and not below the bench's own"
             .to_owned(),

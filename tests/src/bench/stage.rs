@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use common::sys::durable;
 
 use super::Terms;
 use super::dense::Dense;
@@ -104,14 +103,14 @@ impl Stage<'_> {
     pub fn forget_backups(&self, repo: &Repo) -> Result<()> {
         repo.backups().iter().try_for_each(|id| {
             let record = repo.backup_object(id, "backup.json")?;
-            remove(record.parent().context("a record lies in a folder")?)
+            self.sandbox.clear(record.parent().context("a record lies in a folder")?)
         })
     }
 
     /// An empty folder for a restore; what an earlier one left in it and beside it is gone.
     pub fn empty_place(&self) -> Result<PathBuf> {
-        remove(&self.sandbox.path().join("restored"))?;
-        remove(&self.sandbox.path().join("restored.holdfast"))?;
+        self.sandbox.clear(&self.sandbox.path().join("restored"))?;
+        self.sandbox.clear(&self.sandbox.path().join("restored.holdfast"))?;
         self.sandbox.folder("restored")
     }
 
@@ -125,7 +124,7 @@ impl Stage<'_> {
         same(&segment, &path)?;
         let cost = act(&path)?;
         if borrowed {
-            remove(&path)?;
+            self.sandbox.clear(&path)?;
         }
         Ok(cost)
     }
@@ -133,7 +132,7 @@ impl Stage<'_> {
     /// Lets `act` bring the turn's segment to a place, and compares what came.
     pub fn fetched(&self, turn: usize, act: impl FnOnce(&Path) -> Result<Cost>) -> Result<Cost> {
         let place = self.sandbox.path().join("fetched");
-        remove(&place)?;
+        self.sandbox.clear(&place)?;
         let cost = act(&place)?;
         same(&self.segment(turn)?, &place)?;
         Ok(cost)
@@ -151,17 +150,6 @@ pub fn configure(sandbox: &Sandbox, name: &str, level: u32) -> Result<Repo> {
     let text = format!("[[repository]]\nurl = \"{}\"\ncompression = \"zstd:{level}\"\n", repo.arg()?);
     sandbox.write(Path::new(&config(&repo)?), text.as_bytes())?;
     Ok(repo)
-}
-
-/// Removes a file or a folder; one that is not there is fine.
-pub fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { durable::remove_tree(path) } else { durable::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn same(one: &Path, other: &Path) -> Result<()> {

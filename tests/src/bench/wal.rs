@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::measure::{self, Contender, take_turns};
 use super::report::{Goal, table};
-use super::stage::{Stage, remove};
+use super::stage::Stage;
 use crate::Repo;
 
 /// Push, fetch and start-up as tables.
@@ -28,7 +28,7 @@ fn push(stage: &Stage<'_>, repo: &Repo) -> Result<String> {
     let mut contenders = vec![
         Contender::new("`zstd -1 -qc SEG \\| dd conv=fsync`", |turn| {
             let (from, to) = (stage.segment(turn)?, packed(stage, turn)?);
-            remove(&to)?;
+            stage.sandbox.clear(&to)?;
             stage.shell(&format!(
                 "zstd -{level} -qc '{}' | dd bs=1M iflag=fullblock conv=fsync status=none of='{}'",
                 from.display(),

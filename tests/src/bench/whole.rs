@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::measure::{Contender, take_turns};
 use super::report::{Goal, table};
-use super::stage::{Stage, remove};
+use super::stage::Stage;
 use crate::Repo;
 
 /// Backup and restore as tables.
@@ -23,7 +23,7 @@ fn backup(stage: &Stage<'_>, repo: &Repo) -> Result<String> {
     let (level, jobs) = (stage.terms.level, stage.terms.jobs);
     let mut contenders = vec![
         Contender::new("`tar \\| zstd -T2 \\| dd conv=fsync`", |_| {
-            remove(&archive(stage))?;
+            stage.sandbox.clear(&archive(stage))?;
             stage.shell(&format!(
                 "tar -C '{}' -cf - . | zstd -q -{level} -T{jobs} | dd bs=1M iflag=fullblock conv=fsync status=none of='{}'",
                 stage.dense.cluster.pgdata_arg()?,
