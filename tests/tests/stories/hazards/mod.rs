@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Cluster, Ran};
+use e2e::cluster::Recipe;
+use e2e::{Cluster, Ran, Repo, Sandbox};
 
 /// Where a copy called `name` of this cluster will be; nothing is there yet.
 fn future_copy(cluster: &Cluster, name: &str) -> Result<Cluster> {
@@ -38,6 +39,15 @@ fn copy_is_refused(cluster: &Cluster, name: &str, options: &[&str], words: &[&st
         ensure!(!entry.to_string_lossy().starts_with(name), "a refused recovery made {}", entry.display());
     }
     Ok(ran)
+}
+
+/// A cluster with a thousand rows in `t`, archived from its first segment on.
+pub(crate) fn archived_table() -> Result<(Sandbox, Repo, Cluster)> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    Ok((sandbox, repo, cluster))
 }
 
 /// Fails unless the same files with the same contents are there.

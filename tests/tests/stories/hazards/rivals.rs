@@ -1,19 +1,15 @@
 //! What other tools get wrong in `verify` and `restore`, and no other story tells.
 
 use anyhow::{Context, Result, ensure};
-use e2e::cluster::Recipe;
+use e2e::StopMode;
 use e2e::repository::fingerprint;
-use e2e::{Repo, Sandbox, StopMode};
 
-use super::unchanged;
+use super::{archived_table, unchanged};
 
 /// A backup whose own WAL is gone, or damaged, restores nothing: verify says so.
 #[test]
 fn verify_finds_a_hole_in_the_backups_own_wal() -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let repo = Repo::new(&sandbox, "repo")?;
-    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
-    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    let (sandbox, repo, cluster) = archived_table()?;
     let id = cluster.backup(&[])?;
     cluster.switch_wal()?;
     let verify = || sandbox.run("verify", &["backup", &id, "--repo", repo.arg()?]);
@@ -38,10 +34,7 @@ fn verify_finds_a_hole_in_the_backups_own_wal() -> Result<()> {
 /// A target past the archive's end, in place on a stopped server: refused, and not a byte is touched.
 #[test]
 fn a_target_beyond_the_archive_touches_nothing_in_place() -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let repo = Repo::new(&sandbox, "repo")?;
-    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
-    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    let (_, repo, cluster) = archived_table()?;
     cluster.backup(&[])?;
     cluster.switch_wal()?;
     cluster.stop(StopMode::Fast)?;
@@ -60,10 +53,7 @@ fn a_target_beyond_the_archive_touches_nothing_in_place() -> Result<()> {
 /// In place and complete: what was restored passes PostgreSQL's own check, byte for byte.
 #[test]
 fn a_cluster_restored_in_place_passes_pg_verifybackup() -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let repo = Repo::new(&sandbox, "repo")?;
-    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
-    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    let (sandbox, _, cluster) = archived_table()?;
     cluster.backup(&[])?;
     cluster.sql("insert into t select generate_series(1, 1000)")?;
     cluster.try_recover(&["--target-latest", "--no-start"])?.success()?;

@@ -139,10 +139,7 @@ fn a_vanished_repository_is_told() -> Result<()> {
 /// succeeds.
 #[test]
 fn a_repository_vanishes_under_a_backup() -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let repo = Repo::new(&sandbox, "repo")?;
-    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
-    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    let (sandbox, repo, cluster) = archived_table()?;
     let older = cluster.backup(&[])?;
     // Only the segment that proves the archiving arrives; the backup waits for the rest until the repository is gone.
     let probe = cluster.sql("select pg_walfile_name(pg_current_wal_insert_lsn())")?;
@@ -172,10 +169,7 @@ fn a_repository_vanishes_under_a_backup() -> Result<()> {
 /// recovery afterwards.
 #[test]
 fn a_repository_vanishes_under_a_recovery() -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let repo = Repo::new(&sandbox, "repo")?;
-    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
-    cluster.sql("create table t as select generate_series(1, 1000) as n")?;
+    let (sandbox, repo, cluster) = archived_table()?;
     cluster.backup(&[])?;
     cluster.sql("insert into t select generate_series(1, 1000)")?;
     cluster.switch_wal()?;

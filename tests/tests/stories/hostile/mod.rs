@@ -17,7 +17,7 @@ use e2e::cluster::Recipe;
 use e2e::repository::fingerprint;
 use e2e::{Cluster, Ran, Repo, Sandbox, StopMode};
 
-use super::hazards::unchanged;
+use super::hazards::{archived_table, unchanged};
 
 /// A cluster that is stopped, with two backups, WAL before and after them, and a second timeline.
 struct Scene {
