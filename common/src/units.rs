@@ -11,12 +11,53 @@ use bytesize::ByteSize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ByteCount(pub u64);
 
+/// How little free space is little: a share of the file system, or a size. Written `10%` or `2 GB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpaceLimit {
+    /// So many hundredths of all there is, from 0 to 100.
+    Percent(u8),
+    /// So many bytes.
+    Bytes(ByteCount),
+}
+
+impl SpaceLimit {
+    /// In bytes, for a file system of so many.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Percent(percent) => total / 100 * u64::from(percent),
+            Self::Bytes(ByteCount(bytes)) => bytes,
+        }
+    }
+}
+
+impl FromStr for SpaceLimit {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some(number) = text.trim().strip_suffix('%') else { return text.parse().map(Self::Bytes) };
+        let percent = number.trim().parse().ok().filter(|percent| *percent <= 100);
+        percent.map(Self::Percent).ok_or_else(|| ParseUnitError::Share(excerpt(text)))
+    }
+}
+
+impl fmt::Display for SpaceLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Percent(percent) => f.pad(&format!("{percent} %")),
+            Self::Bytes(bytes) => bytes.fmt(f),
+        }
+    }
+}
+
 /// The text is no size or no time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseUnitError {
     /// Not a number of bytes.
     #[error("{0:?} is no size: write a number with a unit, such as 64MiB or 100 GB")]
     Size(String),
+    /// Not a share of a whole.
+    #[error("{0:?} is no share: write a whole number from 0 to 100 and a percent sign, such as 10%")]
+    Share(String),
     /// Not a duration.
     #[error("{0:?} is no duration: write numbers with units, such as 30s, 5 min or 1h 30m")]
     Duration(String),
@@ -93,6 +134,24 @@ mod tests {
     #[case("18446744073709551615", u64::MAX)]
     fn parses_sizes(#[case] text: &str, #[case] bytes: u64) {
         assert_eq!(text.parse(), Ok(ByteCount(bytes)));
+    }
+
+    #[rstest]
+    #[case("10%", 100)]
+    #[case(" 0 % ", 0)]
+    #[case("100%", 1000)]
+    #[case("2 kB", 2000)]
+    fn a_limit_is_a_share_or_a_size(#[case] text: &str, #[case] bytes: u64) {
+        assert_eq!(text.parse::<SpaceLimit>().unwrap().of(1000), bytes);
+    }
+
+    #[rstest]
+    #[case("101%")]
+    #[case("-1%")]
+    #[case("%")]
+    #[case("a few")]
+    fn refuses_limits(#[case] text: &str) {
+        assert!(text.parse::<SpaceLimit>().unwrap_err().to_string().contains(&format!("{text:?}")));
     }
 
     #[rstest]

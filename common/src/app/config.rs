@@ -15,6 +15,7 @@ use crate::codec::Compression;
 use crate::repo::ClusterName;
 use crate::report::Advice;
 use crate::store;
+use crate::units::{ByteCount, SpaceLimit};
 
 /// The configuration file that is read when none is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/holdfast/holdfast.toml";
@@ -71,6 +72,8 @@ pub struct RepositorySetting {
     pub url: Sourced<String>,
     /// How new objects in it are compressed.
     pub compression: Compression,
+    /// Whether a repository is made where there is none: always, never, or (`None`) unless there was one before.
+    pub create: Option<bool>,
 }
 
 impl fmt::Display for RepositorySetting {
@@ -94,6 +97,16 @@ pub struct Settings {
     pub conninfo: Option<String>,
     /// Where the server's programs are.
     pub bin_directory: Option<PathBuf>,
+    /// Where a server remembers what must outlast its data directory; see [`super::Context::memory`].
+    pub state_directory: Option<PathBuf>,
+    /// Where acknowledgements and prefetched WAL lie; see [`super::Context::spool`].
+    pub spool_directory: Option<PathBuf>,
+    /// How many files one call of `archive-wal` takes on at most, from 1 to 64.
+    pub batch: usize,
+    /// Less free space than this under `pg_wal` is warned of.
+    pub low_space: SpaceLimit,
+    /// How much WAL is fetched ahead of a recovery; nothing for 0.
+    pub prefetch_size: ByteCount,
     /// How long `restore-wal` waits for a segment while later ones are there already.
     pub hole_grace: Duration,
     /// How long a backup waits for a WAL segment to arrive in the repositories.
@@ -113,6 +126,11 @@ impl Default for Settings {
             pgdata: None,
             conninfo: None,
             bin_directory: None,
+            state_directory: None,
+            spool_directory: None,
+            batch: 8,
+            low_space: SpaceLimit::Percent(10),
+            prefetch_size: ByteCount(128 << 20),
             hole_grace: Duration::from_secs(10),
             archive_timeout: Duration::from_mins(1),
             jobs: None,
@@ -148,6 +166,15 @@ impl Settings {
                 .map(str::to_owned)
                 .or_else(|| file.conninfo.as_ref().map(|sourced| sourced.value.clone())),
             repositories: repositories(args, environment, &file)?,
+            state_directory: directory(environment, "HOLDFAST_STATE_DIRECTORY", file.state_directory),
+            spool_directory: directory(environment, "HOLDFAST_SPOOL_DIRECTORY", file.spool_directory),
+            batch: variable(environment, "HOLDFAST_BATCH", config_file::batch)?
+                .or(file.batch.map(|sourced| sourced.value))
+                .unwrap_or(defaults.batch),
+            low_space: file.low_space.map_or(defaults.low_space, |sourced| sourced.value),
+            prefetch_size: variable(environment, "HOLDFAST_PREFETCH_SIZE", str::parse)?
+                .or(file.prefetch_size.map(|sourced| sourced.value))
+                .unwrap_or(defaults.prefetch_size),
             bin_directory: file.bin_directory.map(|sourced| sourced.value),
             hole_grace: file.hole_grace.map_or(defaults.hole_grace, |sourced| sourced.value),
             archive_timeout: file.archive_timeout.map_or(defaults.archive_timeout, |sourced| sourced.value),
@@ -213,8 +240,8 @@ fn cluster(
     if let Some(name) = &args.cluster {
         return Ok(Some(Sourced { value: name.clone(), origin: Origin::Flag("--cluster") }));
     }
-    if let Some(text) = environment.text(VARIABLE)? {
-        let value = text.parse().map_err(|error| Advice::usage(format!("{VARIABLE}: {error}")))?;
+    let named = variable(environment, VARIABLE, str::parse)?;
+    if let Some(value) = named {
         return Ok(Some(Sourced { value, origin: Origin::Variable(VARIABLE) }));
     }
     Ok(file.cluster.clone())
@@ -238,19 +265,25 @@ fn pgdata(
     Ok(variable("HOLDFAST_PGDATA").or_else(|| variable("PGDATA")).or_else(|| file.pgdata.clone()))
 }
 
-/// The repositories of the first of flags, variable and file that names any. One that the file knows too keeps the
-/// file's compression.
+fn directory(environment: &Environment, variable: &str, in_file: Option<Sourced<PathBuf>>) -> Option<PathBuf> {
+    let named = environment.get(variable).map(|path| environment.absolute(Path::new(path)));
+    named.or_else(|| in_file.map(|sourced| sourced.value))
+}
+
+/// The repositories of the first of flags, variable and file that names any. One that the file knows too keeps what
+/// the file says of it.
 fn repositories(
     args: &CommonArgs,
     environment: &Environment,
     file: &FileSettings,
 ) -> Result<Vec<RepositorySetting>, Advice> {
     const VARIABLE: &str = "HOLDFAST_REPO";
-    let for_all = compression(environment)?;
+    let for_all: Option<Compression> = variable(environment, "HOLDFAST_COMPRESSION", str::parse)?;
     let place = |text: &str, origin: Origin| place(text, origin, environment);
     let in_file = file.repositories.iter().map(|repository| {
         let url = place(&repository.url.value, repository.url.origin.clone())?;
-        Ok(RepositorySetting { url, compression: for_all.or(repository.compression).unwrap_or_default() })
+        let compression = for_all.or(repository.compression).unwrap_or_default();
+        Ok(RepositorySetting { url, compression, create: repository.create })
     });
     let in_file: Vec<_> = in_file.collect::<Result<_, Advice>>()?;
     let named = if !args.repositories.is_empty() {
@@ -262,7 +295,11 @@ fn repositories(
     };
     let with_compression = |url: Sourced<String>| {
         let known = in_file.iter().find(|known| known.url.value == url.value);
-        RepositorySetting { url, compression: known.map_or(for_all.unwrap_or_default(), |known| known.compression) }
+        RepositorySetting {
+            url,
+            compression: known.map_or(for_all.unwrap_or_default(), |known| known.compression),
+            create: known.and_then(|known| known.create),
+        }
     };
     without_repetition(named.into_iter().map(with_compression).collect())
 }
@@ -290,11 +327,15 @@ fn without_repetition(list: Vec<RepositorySetting>) -> Result<Vec<RepositorySett
     }
 }
 
-fn compression(environment: &Environment) -> Result<Option<Compression>, Advice> {
-    const VARIABLE: &str = "HOLDFAST_COMPRESSION";
+/// What a variable says, parsed; `None` where it says nothing.
+fn variable<T, E: fmt::Display>(
+    environment: &Environment,
+    name: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, Advice> {
     environment
-        .text(VARIABLE)?
-        .map(|text| text.parse().map_err(|error| Advice::usage(format!("{VARIABLE}: {error}"))))
+        .text(name)?
+        .map(|text| parse(text).map_err(|error| Advice::usage(format!("{name}: {error}"))))
         .transpose()
 }
 

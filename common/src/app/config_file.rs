@@ -20,7 +20,7 @@ use super::suggest;
 use crate::codec::Compression;
 use crate::repo::ClusterName;
 use crate::report::Advice;
-use crate::units;
+use crate::units::{self, ByteCount, SpaceLimit};
 
 /// The largest file that is read.
 const BYTES_MAX: u64 = 1 << 20;
@@ -31,12 +31,29 @@ const WORD_SHOWN_MAX: usize = 64;
 /// The most workers that `backup.jobs` can ask for.
 const JOBS_MAX: i64 = 256;
 
+/// The most files that one call of `archive-wal` takes on.
+const BATCH_MAX: i64 = 64;
+
 /// Every section with its keys; the first is the top level.
-const SCHEMA: [(&str, &[&str]); 6] = [
-    ("", &["cluster", "repository", "postgresql", "restore", "backup", "retention"]),
-    ("repository", &["url", "compression"]),
+const SCHEMA: [(&str, &[&str]); 7] = [
+    (
+        "",
+        &[
+            "cluster",
+            "state-directory",
+            "spool-directory",
+            "repository",
+            "postgresql",
+            "archive",
+            "restore",
+            "backup",
+            "retention",
+        ],
+    ),
+    ("repository", &["url", "compression", "create"]),
     ("postgresql", &["pgdata", "conninfo", "bin-directory"]),
-    ("restore", &["hole-grace"]),
+    ("archive", &["batch", "low-space"]),
+    ("restore", &["hole-grace", "prefetch-size"]),
     ("backup", &["jobs", "archive-timeout"]),
     ("retention", &["keep-last"]),
 ];
@@ -45,11 +62,16 @@ const SCHEMA: [(&str, &[&str]); 6] = [
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct FileSettings {
     pub(crate) cluster: Option<Sourced<ClusterName>>,
+    pub(crate) state_directory: Option<Sourced<PathBuf>>,
+    pub(crate) spool_directory: Option<Sourced<PathBuf>>,
     pub(crate) repositories: Vec<FileRepository>,
     pub(crate) pgdata: Option<Sourced<PathBuf>>,
     pub(crate) conninfo: Option<Sourced<String>>,
     pub(crate) bin_directory: Option<Sourced<PathBuf>>,
+    pub(crate) batch: Option<Sourced<usize>>,
+    pub(crate) low_space: Option<Sourced<SpaceLimit>>,
     pub(crate) hole_grace: Option<Sourced<Duration>>,
+    pub(crate) prefetch_size: Option<Sourced<ByteCount>>,
     pub(crate) jobs: Option<Sourced<usize>>,
     pub(crate) archive_timeout: Option<Sourced<Duration>>,
     pub(crate) keep_last: Option<Sourced<u32>>,
@@ -60,6 +82,7 @@ pub(crate) struct FileSettings {
 pub(crate) struct FileRepository {
     pub(crate) url: Sourced<String>,
     pub(crate) compression: Option<Compression>,
+    pub(crate) create: Option<bool>,
 }
 
 /// The settings in the file at `path`; `None` when there is none and it need not exist.
@@ -92,7 +115,12 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<FileSettings, Advice> {
     let root = DeTable::parse(text)
         .map_err(|error| document.complaint(&error.span().unwrap_or_default(), error.message().trim_end()))?;
     let top = document.section("", root.get_ref())?;
-    let mut settings = FileSettings { cluster: top.parsed("cluster", "text", str::parse)?, ..FileSettings::default() };
+    let mut settings = FileSettings {
+        cluster: top.parsed("cluster", "text", str::parse)?,
+        state_directory: top.path("state-directory")?,
+        spool_directory: top.path("spool-directory")?,
+        ..FileSettings::default()
+    };
     if let Some((value, _)) = top.value("repository") {
         settings.repositories = document.repositories(value)?;
     }
@@ -101,8 +129,13 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<FileSettings, Advice> {
         settings.conninfo = section.parsed("conninfo", "text", not_empty)?;
         settings.bin_directory = section.path("bin-directory")?;
     }
+    if let Some(section) = top.section("archive")? {
+        settings.batch = section.whole_number("batch", BATCH_MAX)?;
+        settings.low_space = section.parsed("low-space", "a share or a size such as \"10%\"", str::parse)?;
+    }
     if let Some(section) = top.section("restore")? {
         settings.hole_grace = section.duration("hole-grace")?;
+        settings.prefetch_size = section.parsed("prefetch-size", "a size such as \"128 MiB\"", str::parse)?;
     }
     if let Some(section) = top.section("backup")? {
         settings.jobs = section.whole_number("jobs", JOBS_MAX)?;
@@ -112,6 +145,13 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<FileSettings, Advice> {
         settings.keep_last = section.whole_number("keep-last", i64::from(u32::MAX))?;
     }
     Ok(settings)
+}
+
+/// The number of files in a batch, outside of a file.
+pub(crate) fn batch(text: &str) -> Result<usize, String> {
+    let number = text.trim().parse().ok().filter(|number| (1..=BATCH_MAX).contains(number));
+    let fitting = number.and_then(|number| usize::try_from(number).ok());
+    fitting.ok_or_else(|| format!("{text:?} is no whole number from 1 to {BATCH_MAX}"))
 }
 
 fn not_empty(text: &str) -> Result<String, &'static str> {
@@ -181,7 +221,8 @@ impl<'d> Document<'d> {
                     .parsed("url", "a path", |text| self.place(text))?
                     .ok_or_else(|| self.complaint(&item.span(), "this repository has no url"))?;
                 let compression = section.parsed("compression", "text such as \"zstd:1\"", str::parse)?;
-                Ok(FileRepository { url, compression: compression.map(|sourced| sourced.value) })
+                let create = section.switch("create")?;
+                Ok(FileRepository { url, compression: compression.map(|sourced| sourced.value), create })
             })
             .collect()
     }
@@ -222,6 +263,13 @@ impl<'d, 't> Section<'d, 't> {
 
     fn path(&self, key: &str) -> Result<Option<Sourced<PathBuf>>, Advice> {
         self.parsed(key, "a path", |text| not_empty(text).map(|path| self.document.resolve(&path)))
+    }
+
+    /// `true` or `false`.
+    fn switch(&self, key: &str) -> Result<Option<bool>, Advice> {
+        let Some((value, span)) = self.value(key) else { return Ok(None) };
+        let wrong = || self.document.complaint(&span, format_args!("{key} must be true or false, without quotes"));
+        value.get_ref().as_bool().map(Some).ok_or_else(wrong)
     }
 
     fn duration(&self, key: &str) -> Result<Option<Sourced<Duration>>, Advice> {

@@ -11,7 +11,9 @@ use super::environment::Environment;
 use super::exit::Program;
 use super::output::Output;
 use crate::archive::Repository;
-use crate::report::{Cancel, Progress};
+use crate::archive::memory::{Known, Memory};
+use crate::archive::spool::Places;
+use crate::report::{Advice, Cancel, Progress, message_of};
 use crate::server::{self, Conninfo};
 use crate::store;
 use crate::sys::clock::Clock;
@@ -45,10 +47,70 @@ impl Context {
         Repository::open(store, self.settings.cluster.value.clone(), setting.compression)
     }
 
-    /// Opens the cluster's place in this repository, which is made on first use.
+    /// Opens the cluster's place in this repository, which is made on first use and then remembered.
+    ///
+    /// Where there is none although one was written to before, a disk is most likely not mounted: making a new one is
+    /// refused then, unless the setting says otherwise.
     pub fn open_or_create(&self, setting: &RepositorySetting) -> anyhow::Result<Repository> {
         let store = store::open(&setting.url.value)?;
-        Repository::open_or_create(store, self.settings.cluster.value.clone(), setting.compression, self.clock.now())
+        let memory = self.memory();
+        match Repository::open(store.clone(), self.settings.cluster.value.clone(), setting.compression) {
+            Ok(repository) => {
+                self.remember(memory.as_ref(), &repository);
+                return Ok(repository);
+            }
+            Err(missing) if Repository::is_missing(&missing) => {}
+            Err(error) => return Err(error),
+        }
+        may_be_made(setting, &store.describe(), memory.as_ref())?;
+        self.create(setting)
+    }
+
+    /// Opens the cluster's place in this repository and makes the repository first where there is none, whatever is
+    /// remembered of that place.
+    pub fn create(&self, setting: &RepositorySetting) -> anyhow::Result<Repository> {
+        let store = store::open(&setting.url.value)?;
+        let cluster = self.settings.cluster.value.clone();
+        let repository = Repository::open_or_create(store, cluster, setting.compression, self.clock.now())?;
+        self.remember(self.memory().as_ref(), &repository);
+        Ok(repository)
+    }
+
+    /// What this server remembers of its repositories; `None` where the user has neither a state directory nor a home.
+    pub fn memory(&self) -> Option<Memory> {
+        Some(Memory::in_directory(&self.state_directory()?))
+    }
+
+    fn state_directory(&self) -> Option<PathBuf> {
+        let home = || identity::home_directory(self.environment.get("HOME").map(Path::new));
+        self.settings.state_directory.clone().or_else(|| Some(home()?.join(".local/state/holdfast")))
+    }
+
+    /// Where the spool of this data directory may lie.
+    pub fn spool(&self, pgdata: &Path) -> Places {
+        Places::of(pgdata, self.settings.spool_directory.as_deref(), self.state_directory().as_deref())
+    }
+
+    /// Writes down that this repository was seen, once. Without a memory an empty folder is taken for a new repository
+    /// some day; that is no reason to stop archiving now.
+    fn remember(&self, memory: Option<&Memory>, repository: &Repository) {
+        let Some(memory) = memory else { return };
+        let place = repository.describe();
+        let known = memory.recall(&place);
+        if matches!(&known, Ok(Some(known)) if known.id == repository.id()) {
+            return;
+        }
+        if let Ok(Some(before)) = &known {
+            tracing::warn!(
+                "the repository at {place} is another one than before: {} instead of {}",
+                repository.id(),
+                before.id
+            );
+        }
+        let known = Known { place, id: repository.id().to_owned(), since: self.clock.now() };
+        if let Err(error) = memory.note(&known) {
+            tracing::debug!("{}", message_of(&error));
+        }
     }
 
     /// The first configured repository: the one that backups go to and come from.
@@ -85,6 +147,25 @@ impl Context {
             tracing::warn!("{warning}");
         }
         Ok(conninfo)
+    }
+}
+
+/// Whether a repository may be made at a place that has none.
+fn may_be_made(setting: &RepositorySetting, place: &str, memory: Option<&Memory>) -> Result<(), Advice> {
+    let anew = "if it is gone for good, archive-wal setup --create makes a new one";
+    match (setting.create, memory.map(|memory| memory.recall(place))) {
+        (Some(true), _) | (None, None | Some(Ok(None))) => Ok(()),
+        (Some(false), _) => Err(Advice::no_repository(format!(
+            "there is no repository at {place}, and create = false forbids to make one"
+        ))
+        .hint(format!("mount its file system; {anew}"))),
+        (None, Some(Ok(Some(known)))) => Err(Advice::no_repository(format!(
+            "there is no repository at {place}, where there was one since {}",
+            known.since.format("%Y-%m-%d")
+        ))
+        .hint(format!("mount its file system; {anew}"))),
+        (None, Some(Err(error))) => Err(Advice::no_repository(message_of(&error))
+            .hint("mend or remove that file: it tells whether a repository is missing here")),
     }
 }
 

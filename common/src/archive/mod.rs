@@ -3,13 +3,16 @@
 //! Joins the repository format ([`crate::repo`]) to a place where bytes lie ([`crate::store`]). Knows nothing of the
 //! command line.
 
+pub mod acknowledgement;
 pub mod backups;
 pub mod identity;
 pub mod inspect;
 pub mod inventory;
+pub mod memory;
 pub mod moments;
 mod repository;
 pub mod segments;
+pub mod spool;
 pub mod sweep;
 #[cfg(test)]
 mod testing;

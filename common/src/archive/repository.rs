@@ -60,7 +60,7 @@ impl Repository {
     ) -> anyhow::Result<Self> {
         let missing = match Self::open(store.clone(), cluster.clone(), compression) {
             Ok(repository) => return Ok(repository),
-            Err(err) if is_missing(&err) => err,
+            Err(err) if Self::is_missing(&err) => err,
             Err(err) => return Err(err),
         };
         let place = store.describe();
@@ -82,6 +82,11 @@ impl Repository {
         create_record(&*store, &Key::new(REPOSITORY)?, &record)
             .with_context(|| format!("make a repository at {place}"))?;
         Self::open(store, cluster, compression)
+    }
+
+    /// Whether opening failed because there is no repository at that place.
+    pub fn is_missing(err: &anyhow::Error) -> bool {
+        err.downcast_ref::<Advice>().is_some_and(|advice| advice.class == crate::report::ExitClass::NoRepository)
     }
 
     /// The store that it lies in.
@@ -290,10 +295,6 @@ pub(super) fn publish(upload: Box<dyn crate::store::Upload>, key: &Key) -> anyho
 /// A name that nobody else has: 128 random bits.
 pub(super) fn random_name() -> String {
     format!("{:032x}", fastrand::u128(..))
-}
-
-fn is_missing(err: &anyhow::Error) -> bool {
-    err.downcast_ref::<Advice>().is_some_and(|advice| advice.class == crate::report::ExitClass::NoRepository)
 }
 
 fn read_record<R: Record>(store: &dyn Store, key: &Key) -> anyhow::Result<Option<R>> {

@@ -25,7 +25,7 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 const NAME_ATTEMPTS_MAX: u32 = 16;
 
 /// The directory that holds `path`'s entry; `.` for a bare name.
-fn parent_of(path: &Path) -> &Path {
+pub(super) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -269,7 +269,7 @@ fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this module is where renaming is allowed")]
-fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
     faults::call("rename to", to, || fs::rename(from, to))
 }
 

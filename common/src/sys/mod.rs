@@ -9,6 +9,8 @@ pub mod durable;
 pub mod faults;
 pub mod identity;
 pub mod lock;
+pub mod passing;
+pub mod private;
 pub mod process;
 pub mod signals;
 pub mod space;

@@ -22,11 +22,26 @@ fn nearest_existing(path: &Path) -> io::Result<(PathBuf, fs::Metadata)> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// How many bytes this user can still write under `path`, which need not be there yet.
-pub fn available(path: &Path) -> io::Result<u64> {
+/// The room in a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What this user can still write.
+    pub available: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// The room under `path`, which need not be there yet.
+pub fn room(path: &Path) -> io::Result<Room> {
     let (existing, _) = nearest_existing(path)?;
     let answer = statvfs(&existing)?;
-    Ok(answer.blocks_available().saturating_mul(answer.fragment_size()))
+    let bytes = |blocks: u64| blocks.saturating_mul(answer.fragment_size());
+    Ok(Room { available: bytes(answer.blocks_available()), total: bytes(answer.blocks()) })
+}
+
+/// How many bytes this user can still write under `path`, which need not be there yet.
+pub fn available(path: &Path) -> io::Result<u64> {
+    room(path).map(|room| room.available)
 }
 
 /// Whether a file can be renamed from one path to the other as far as the file system goes; neither need be there yet.
