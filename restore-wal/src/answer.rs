@@ -7,6 +7,7 @@ use common::report::{Advice, ExitClass, message_of};
 
 use crate::request::Request;
 use crate::search::Finding;
+use crate::shelf::Note;
 
 /// What restore-wal answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +40,19 @@ pub(crate) fn decide(request: &Request, findings: &[Finding], local: bool) -> An
     } else {
         Answer::Absent { log: Some(format!("{stop}; the recovery does not need it")) }
     }
+}
+
+/// What is to be told of the repositories that were asked before one delivered: why the first that should have had the
+/// file did not. `None` where all is as it should be, and where the file is only missing: it may be older than that
+/// repository.
+pub(crate) fn passed_over(name: ArchiveName, findings: &[Finding]) -> Option<Note> {
+    let is_fault = |finding: &&Finding| matches!(finding.fetched, Fetched::Damaged(_) | Fetched::Unreachable(_));
+    let finding = findings.iter().find(is_fault)?;
+    let text = format!("{}; another repository has it", failure(name, finding)?);
+    // Every damaged file is news, a repository that is away only the first time.
+    let is_damaged = matches!(finding.fetched, Fetched::Damaged(_));
+    let what = if is_damaged { text.replace('\n', " ") } else { format!("{} is away", finding.place) };
+    Some(Note { what, text })
 }
 
 /// Every repository answered and none has the segment.
@@ -121,6 +135,7 @@ mod tests {
             identity: Identity { system_identifier: 1, segment_size: SegmentSize::DEFAULT, major: Some(15) },
             plan: planned_up_to.map(|to| WalPlan { system_identifier: 1, stretches: vec![stretch(to)] }),
             hole_grace: std::time::Duration::ZERO,
+            prefetch: common::units::ByteCount(0),
         }
     }
 
@@ -161,6 +176,19 @@ mod tests {
         let segment = SegmentSize::DEFAULT.bytes();
         assert_eq!(word(&request(Some(7 * segment)), &[said], false), "absent, told");
         assert_eq!(word(&request(Some(7 * segment + 1)), &[said], false), "stop");
+    }
+
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&[Said::Absent], None)]
+    #[case(&[Said::Hole], None)]
+    #[case(&[Said::Absent, Said::Damaged], Some("torn"))]
+    #[case(&[Said::Unreachable, Said::Damaged], Some("no answer"))]
+    fn what_was_passed_over_is_told(#[case] said: &[Said], #[case] word: Option<&str>) {
+        let findings: Vec<Finding> = said.iter().copied().map(finding).collect();
+        let told = passed_over(request(None).name, &findings);
+        assert_eq!(told.is_some(), word.is_some());
+        assert!(told.is_none_or(|told| told.text.contains(word.unwrap()) && told.text.contains("another repository")));
     }
 
     #[test]

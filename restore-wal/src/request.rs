@@ -9,6 +9,7 @@ use common::archive::{Identity, identity};
 use common::pg::ArchiveName;
 use common::report::Advice;
 use common::restore::wal_plan::WalPlan;
+use common::units::ByteCount;
 
 use crate::Cli;
 
@@ -27,9 +28,18 @@ pub(crate) struct Request {
     pub(crate) plan: Option<WalPlan>,
     /// How long a hole is taken for a segment that is late.
     pub(crate) hole_grace: Duration,
+    /// How much WAL to fetch ahead; nothing for 0.
+    pub(crate) prefetch: ByteCount,
 }
 
 impl Request {
+    /// Whether a server's startup process asks (`RestoreArchivedFile` in `src/backend/access/transam/xlogarchive.c`);
+    /// `pg_rewind` names the file itself as the destination.
+    pub(crate) fn is_for_recovery(&self) -> bool {
+        let names = ["RECOVERYXLOG", "RECOVERYHISTORY"];
+        self.destination.file_name().is_some_and(|found| names.iter().any(|name| found == *name))
+    }
+
     /// Whether a recovery cannot do without the file, as far as its plan tells.
     pub(crate) fn is_needed(&self) -> bool {
         match (&self.plan, self.name) {
@@ -50,7 +60,8 @@ pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
     let identity = identity::read(&pgdata)?;
     let plan = cli.plan.as_deref().map(WalPlan::read).transpose()?;
     let destination = cli.destination.clone();
-    Ok(Request { name, destination, pgdata, identity, plan, hole_grace: ctx.settings.hole_grace })
+    let (hole_grace, prefetch) = (ctx.settings.hole_grace, cli.prefetch_size.unwrap_or(ctx.settings.prefetch_size));
+    Ok(Request { name, destination, pgdata, identity, plan, hole_grace, prefetch })
 }
 
 /// The data directory that the file belongs to, as `main` needs it.

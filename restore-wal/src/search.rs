@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use common::app::Context;
 use common::app::config::RepositorySetting;
+use common::archive::Repository;
 use common::archive::segments::{self, Fetched};
 use common::repo::envelope::RecordError;
 use common::report::{Advice, ExitClass};
-use common::sys::clock::{Deadline, poll};
+use common::sys::clock::Deadline;
 
 use crate::local;
 use crate::request::Request;
@@ -27,59 +28,59 @@ pub(crate) struct Finding {
     pub(crate) fetched: Fetched,
 }
 
-/// Asks every repository until one delivers; answers what each of them said. When none delivers but one has a hole, all
-/// are asked again for the grace period: segments may arrive out of order.
+/// Asks every repository, in order, until one delivers; answers what each of them said.
+///
+/// When none delivers all are asked again: those that do not answer may come back within seconds, and a hole may be a
+/// segment that is late, since segments can arrive out of order.
 pub(crate) fn everywhere(request: &Request, ctx: &Context) -> anyhow::Result<Vec<Finding>> {
     let settings = ctx.settings.require_repositories()?;
-    let grace = Deadline::after(request.hole_grace);
+    let (patience, grace) = (Deadline::after(UNREACHABLE_WAIT_MAX), Deadline::after(request.hole_grace));
     loop {
         let mut findings = Vec::new();
         for setting in settings {
-            let fetched = patiently(request, ctx, setting)?;
+            let fetched = once(request, ctx, setting)?;
             let delivered = matches!(fetched, Fetched::Delivered);
             findings.push(Finding { place: setting.url.value.clone(), fetched });
             if delivered {
                 return Ok(findings);
             }
         }
+        let may_return = findings.iter().any(|finding| match &finding.fetched {
+            Fetched::Unreachable(error) => is_worth_retrying(error),
+            _ => false,
+        });
         let has_hole = findings.iter().any(|finding| matches!(finding.fetched, Fetched::Hole(_)));
-        if !has_hole || grace.passed() || !request.is_needed() || local::has_valid(request) {
+        let wait = if may_return {
+            patience.remaining()
+        } else if has_hole && request.is_needed() && !local::has_valid(request) {
+            grace.remaining()
+        } else {
+            Duration::ZERO
+        };
+        if wait.is_zero() {
             return Ok(findings);
         }
         ctx.cancel.check()?;
-        std::thread::sleep(RETRY_PAUSE.min(grace.remaining()));
+        std::thread::sleep(RETRY_PAUSE.min(wait));
     }
-}
-
-/// Asks one repository, again for a while when it does not answer.
-fn patiently(request: &Request, ctx: &Context, setting: &RepositorySetting) -> anyhow::Result<Fetched> {
-    let mut last = None;
-    let answer = poll(Deadline::after(UNREACHABLE_WAIT_MAX), RETRY_PAUSE, &ctx.cancel, || {
-        Ok(match once(request, ctx, setting)? {
-            Fetched::Unreachable(err) if is_worth_retrying(&err) => {
-                last = Some(err);
-                None
-            }
-            fetched => Some(fetched),
-        })
-    })?;
-    Ok(answer.unwrap_or_else(|| {
-        Fetched::Unreachable(last.unwrap_or_else(|| anyhow::anyhow!("no answer from {}", setting.url.value)))
-    }))
 }
 
 fn once(request: &Request, ctx: &Context, setting: &RepositorySetting) -> anyhow::Result<Fetched> {
-    let repository = match ctx.open(setting) {
-        Ok(repository) => repository,
-        Err(err) => return Ok(Fetched::Unreachable(err)),
-    };
-    let system = request.identity.system_identifier;
-    match repository.identity(system) {
-        Ok(Some(_)) => {}
-        Ok(None) => return Ok(Fetched::Unreachable(unknown_cluster(request, ctx, setting))),
-        Err(err) => return Ok(Fetched::Unreachable(err)),
+    Ok(match open(request, ctx, setting) {
+        Ok(repository) => {
+            segments::fetch(&repository, &request.identity, request.name, &request.destination, &ctx.cancel)?
+        }
+        Err(err) => Fetched::Unreachable(err),
+    })
+}
+
+/// Opens a repository that knows the server's cluster.
+pub(crate) fn open(request: &Request, ctx: &Context, setting: &RepositorySetting) -> anyhow::Result<Repository> {
+    let repository = ctx.open(setting)?;
+    match repository.identity(request.identity.system_identifier)? {
+        Some(_) => Ok(repository),
+        None => Err(unknown_cluster(request, ctx, setting)),
     }
-    Ok(segments::fetch(&repository, &request.identity, request.name, &request.destination, &ctx.cancel)?)
 }
 
 /// A repository without this cluster says nothing about its WAL: most often a wrong path or an empty mount point.

@@ -388,7 +388,12 @@ keep-last = 7
         "unknown key \"cluster\" in [backup]",
         Some("\"cluster\" belongs above the first section")
     )]
-    #[case("[restore]\ncolour = 1", 2, "unknown key \"colour\" in [restore]", Some("known here: hole-grace"))]
+    #[case(
+        "[restore]\ncolour = 1",
+        2,
+        "unknown key \"colour\" in [restore]",
+        Some("known here: hole-grace, prefetch-size")
+    )]
     #[case("[postgres]\npgdata = \"/x\"", 1, "unknown key \"postgres\"", Some("did you mean \"postgresql\"?"))]
     #[case("cluster = 5", 1, "cluster must be text in quotes, not of type integer", None)]
     #[case(

@@ -11,7 +11,7 @@ pub use digest::{CountingWriter, Digest, HashingReader, HashingWriter, ParseDige
 
 /// Reads until the buffer is full or the source ends; answers how much. A stream that is cut off is an error of its
 /// decoder, and not the end.
-pub(crate) fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match source.read(rest) {

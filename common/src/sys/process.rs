@@ -161,6 +161,16 @@ impl<R: Read + AsFd> Capture<R> {
     }
 }
 
+/// Starts this very program again, with `options` before the arguments that it was started with, and goes on without it:
+/// it reads and writes nothing here, and gets none of the signals meant for our process group.
+pub fn start_again_detached(options: &[&str]) -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(options).args(std::env::args_os().skip(1));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    // Whoever reaps our own process reaps that one too.
+    command.spawn().map(drop)
+}
+
 /// Whether a process of this number is running, whoever owns it. One that has ended and only waits for its parent
 /// to notice is not.
 pub fn alive(pid: i32) -> bool {
