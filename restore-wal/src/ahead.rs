@@ -60,7 +60,11 @@ impl Ahead {
                 Ok((over || self.shelf.has(segment)).then_some(()))
             })?;
         }
-        Ok(self.shelf.take(segment, &request.destination)?)
+        let taken = self.shelf.take(segment, &request.destination)?;
+        if taken {
+            tracing::debug!("{segment} was fetched ahead");
+        }
+        Ok(taken)
     }
 
     /// The file was delivered: what comes next is fetched from now on. Answers what there is to say of the

@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill, killpg};
+pub use nix::sys::signal::Signal;
+use nix::sys::signal::{kill, killpg};
 use nix::unistd::Pid;
 
 use crate::wait;
@@ -163,6 +165,18 @@ pub fn children(pid: i32) -> Result<Vec<i32>> {
     let entries = std::fs::read_dir("/proc").context("read /proc")?;
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     Ok(pids.filter(|&child| stat(child).is_some_and(|(_, parent)| parent == pid)).collect())
+}
+
+/// A process that works in this folder and was started with this argument, when there is one.
+pub fn find(dir: &Path, argument: &str) -> Result<Option<i32>> {
+    let entries = std::fs::read_dir("/proc").context("read /proc")?;
+    let mut pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.find(|pid| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|found| found == argument.as_bytes())
+            && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir)
+            && alive(*pid)
+    }))
 }
 
 /// Sends a signal; a process that is gone already is no failure.

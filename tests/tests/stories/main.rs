@@ -21,3 +21,4 @@ mod retention_keeps;
 mod rollback;
 mod started_by_root;
 mod timelines;
+mod wal_path;
