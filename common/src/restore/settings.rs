@@ -191,13 +191,22 @@ pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
 /// A `restore_command` of these words: each quoted for the shell, every `%` of its own doubled; PostgreSQL's `%f %p` come
 /// last.
 pub fn restore_command(program: &Path, words: &[String]) -> String {
+    called_by_the_server(program, words) + " %f %p"
+}
+
+/// An `archive_command` of these words, quoted like a [`restore_command`]; PostgreSQL's `%p` comes last.
+pub fn archive_command(program: &Path, words: &[String]) -> String {
+    called_by_the_server(program, words) + " %p"
+}
+
+fn called_by_the_server(program: &Path, words: &[String]) -> String {
     let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''")).replace('%', "%%");
     let mut command = quoted(&program.display().to_string());
     for word in words {
         command.push(' ');
         command.push_str(&quoted(word));
     }
-    command + " %f %p"
+    command
 }
 
 #[cfg(test)]
