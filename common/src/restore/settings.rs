@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pg::TimelineId;
 use crate::pg::control::ControlFile;
+use crate::server::shell_quote;
 
 use super::target::{Target, for_postgresql};
 
@@ -200,7 +201,7 @@ pub fn archive_command(program: &Path, words: &[String]) -> String {
 }
 
 fn called_by_the_server(program: &Path, words: &[String]) -> String {
-    let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''")).replace('%', "%%");
+    let quoted = |word: &str| shell_quote(word).replace('%', "%%");
     let mut command = quoted(&program.display().to_string());
     for word in words {
         command.push(' ');
@@ -265,6 +266,8 @@ mod tests {
     fn a_restore_command_survives_odd_paths() {
         let command = restore_command(Path::new("/opt/a b/restore-wal"), &["--repo".into(), "/x/100%'s".into()]);
         assert_eq!(command, r"'/opt/a b/restore-wal' '--repo' '/x/100%%'\''s' %f %p");
+        let command = archive_command(Path::new("/opt/a b/archive-wal"), &["--cluster".into(), "x".into()]);
+        assert_eq!(command, "'/opt/a b/archive-wal' '--cluster' 'x' %p");
     }
 
     /// What PostgreSQL reads in a line `name = 'value'` (`GUC_scanstr`).
