@@ -55,7 +55,7 @@ pub struct SetupArgs {
     #[arg(long)]
     pub apply: bool,
 
-    /// Put archive-wal in the place of another archive_command
+    /// Put archive-wal in the place of another `archive_command`
     #[arg(long)]
     pub replace: bool,
 }

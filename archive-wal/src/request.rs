@@ -28,8 +28,10 @@ pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
     ctx.settings.require_repositories()?;
     let file_name = cli.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = ArchiveName::parse(&file_name).ok_or_else(|| {
-        Advice::refused(format!("{file_name:?} is no name of a file that PostgreSQL archives"))
-            .hint("segments, .partial, .history and .backup files are archived, under the names that PostgreSQL gives")
+        Advice::refused(format!("{file_name:?} is no name of a file that PostgreSQL archives")).hint(
+            "segments, .partial, .history and .backup files are archived, under the names that PostgreSQL gives; the \
+                 subcommands are setup, check and stats",
+        )
     })?;
     let pgdata = ctx.data_directory.clone().context("the data directory is not known")?;
     let identity = identity::read(&pgdata).with_context(|| format!("archive {name}"))?;

@@ -219,7 +219,7 @@ fn summary(state: &State) -> Vec<(&'static str, String)> {
     let backlog = backlog(state);
     let waiting = match &backlog.oldest {
         None => "nothing waits".to_owned(),
-        Some(oldest) => format!("{} files, {}, the oldest {oldest}", backlog.files, ByteCount(backlog.bytes)),
+        Some(oldest) => format!("{} waiting, {}, the oldest {oldest}", backlog.files, ByteCount(backlog.bytes)),
     };
     let lag = lag(state);
     let seconds = lag.seconds.map(|seconds| Took(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default()));

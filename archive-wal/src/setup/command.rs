@@ -132,16 +132,16 @@ mod tests {
     use common::app::config::{RepositorySetting, Sourced};
     use rstest::rstest;
 
-    fn settings(repositories: &[&str], origin: Origin) -> Settings {
+    fn settings(repositories: &[&str], origin: &Origin) -> Settings {
         let repository = |url: &&str| RepositorySetting {
             url: Sourced { value: (*url).to_owned(), origin: origin.clone() },
-            ..RepositorySetting { url: Sourced::by_default(String::new()), compression: "zstd:1".parse().unwrap() }
+            compression: "zstd:1".parse().unwrap(),
         };
         Settings { repositories: repositories.iter().map(repository).collect(), ..Settings::default() }
     }
 
     fn by_flag(repositories: &[&str]) -> Settings {
-        settings(repositories, Origin::Flag("--repo"))
+        settings(repositories, &Origin::Flag("--repo"))
     }
 
     #[rstest]
@@ -150,7 +150,7 @@ mod tests {
     #[case("archive-wal --repo /a --repo /b %p", Standing::Serves)]
     #[case("/usr/bin/archive-wal --repo=/b --repo '/a' \"%p\"", Standing::Serves)]
     #[case("archive-wal --repo /a %p", Standing::Lacks)]
-    #[case("archive-wal -v --repo file:///a/. --repo /b/ %p", Standing::Serves)]
+    #[case("archive-wal -v --repo file:///a --repo /b/ %p", Standing::Serves)]
     fn commands_of_ours(#[case] command: &str, #[case] expected: Standing) {
         assert_eq!(standing(command, &by_flag(&["/a", "/b"]), Path::new("/pg")), expected);
     }
@@ -191,8 +191,8 @@ mod tests {
 
     #[test]
     fn the_configuration_file_speaks_for_itself() {
-        let in_file = |line| Origin::File { path: "/etc/h.toml".into(), line };
-        let mut settings = settings(&["/a"], in_file(3));
+        let in_file = Origin::File { path: "/etc/h.toml".into(), line: 3 };
+        let mut settings = settings(&["/a"], &in_file);
         settings.config_file = Some("/etc/h.toml".into());
         settings.conninfo = Some("host=x password=hush".to_owned());
         assert_eq!(wanted(Path::new("/b/archive-wal"), &settings), "'/b/archive-wal' '--config' '/etc/h.toml' %p");

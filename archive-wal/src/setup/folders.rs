@@ -127,8 +127,9 @@ fn findings(repository: &str, user: &str, mode: u32, owner: &Owner) -> Vec<Findi
     }
     let too_open = mode & OTHERS & !owner.mode;
     if too_open != 0 {
-        let may = if too_open & 0o022 == 0 { "read" } else { "change" };
-        let who = if too_open & 0o007 == 0 { "its group" } else { "everybody" };
+        let has = |bits: u32| too_open & bits != 0;
+        let may = if has(0o022) { "change" } else { "read" };
+        let who = if has(0o007) { "everybody" } else { "its group" };
         findings.push(Finding { what: format!("{who} may {may} what is in it (mode {mode:04o})"), command: chmod() });
     }
     if mode & 0o700 != 0o700 {

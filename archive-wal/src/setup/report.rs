@@ -47,10 +47,12 @@ pub(crate) fn print(plan: &Plan, site: &Site, applied: bool, ctx: &Context) -> a
     }
     let settings = plan.settings.iter().map(|setting| {
         let running = setting.running.clone().unwrap_or_else(|| "-".to_owned());
+        // Often a long command; twice in a line nobody finds the difference.
+        let needed = if running == setting.needed { "" } else { &setting.needed };
         vec![
             setting.name.to_owned(),
-            running,
-            setting.needed.clone(),
+            running.clone(),
+            needed.to_owned(),
             setting.state.words().to_owned(),
             setting.reason.clone(),
         ]

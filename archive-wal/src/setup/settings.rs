@@ -105,7 +105,7 @@ fn rules(server: &Server) -> Vec<Rule> {
             name: "wal_level",
             usual: "replica",
             is_good: |value| matches!(value, "replica" | "logical"),
-            reason: "less than this cannot be replayed from a backup",
+            reason: "the WAL of a lower level cannot be replayed onto a backup",
         },
         if server.standby {
             Rule {

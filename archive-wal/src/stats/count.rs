@@ -48,7 +48,7 @@ pub(crate) struct Figures {
     /// Each timeline that has a segment, in order.
     pub(crate) timelines: Vec<Timeline>,
     /// What came in a day.
-    pub(crate) rates: Rates,
+    pub(crate) per_day: PerDay,
 }
 
 /// A segment and when its object was written.
@@ -74,7 +74,8 @@ impl Serialize for Written {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Timeline {
     /// Which one.
-    pub(crate) timeline: TimelineId,
+    #[serde(rename = "timeline")]
+    pub(crate) id: TimelineId,
     /// Whole segments.
     pub(crate) segments: u64,
     /// Their stored size.
@@ -93,7 +94,7 @@ pub(crate) struct Timeline {
 
 /// What came in a day.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Rates {
+pub(crate) struct PerDay {
     /// Over the time from the first to the last segment's writing; none when that is less than an hour, which tells nothing of
     /// a day.
     pub(crate) whole: Option<Rate>,
@@ -105,11 +106,11 @@ pub(crate) struct Rates {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Rate {
     /// Whole segments.
-    pub(crate) segments_per_day: f64,
+    pub(crate) segments: f64,
     /// Their stored size.
-    pub(crate) stored_bytes_per_day: f64,
+    pub(crate) stored_bytes: f64,
     /// Their plain size; none when the size of a segment is not known.
-    pub(crate) plain_bytes_per_day: Option<f64>,
+    pub(crate) plain_bytes: Option<f64>,
 }
 
 /// Adds up the files of one system.
@@ -136,7 +137,7 @@ pub(crate) fn count(system: &System, now: DateTime<Utc>) -> Figures {
         plain_bytes,
         compression_ratio: ratio(plain_bytes, stored(&segments)),
         timelines: timelines(&segments, system.segment_size),
-        rates: Rates {
+        per_day: PerDay {
             whole: first.zip(last).and_then(|(first, last)| whole_rate(&segments, segment_bytes, last.at - first.at)),
             last_day: rate(&since(&segments, now - TimeDelta::days(1)), segment_bytes, 1.0),
         },
@@ -179,9 +180,9 @@ fn rate(segments: &[Segment<'_>], segment_bytes: Option<u64>, days: f64) -> Rate
     let stored: u64 = segments.iter().map(|(_, file)| file.bytes).sum();
     let count = segments.len() as f64;
     Rate {
-        segments_per_day: count / days,
-        stored_bytes_per_day: stored as f64 / days,
-        plain_bytes_per_day: segment_bytes.map(|bytes| count * bytes as f64 / days),
+        segments: count / days,
+        stored_bytes: stored as f64 / days,
+        plain_bytes: segment_bytes.map(|bytes| count * bytes as f64 / days),
     }
 }
 
@@ -190,7 +191,7 @@ fn timelines(segments: &[Segment<'_>], size: Option<SegmentSize>) -> Vec<Timelin
         let ((first, _), (last, _)) = (group.first()?, group.last()?);
         let holes = size.map(|size| holes(group, size));
         Some(Timeline {
-            timeline: first.timeline,
+            id: first.timeline,
             segments: group.len() as u64,
             stored_bytes: group.iter().map(|(_, file)| file.bytes).sum(),
             first: first.to_string(),
@@ -240,7 +241,7 @@ mod tests {
         let figures = count(&system(Vec::new()), moment(0));
         assert_eq!((figures.files, figures.stored_bytes, figures.plain_bytes), (0, 0, Some(0)));
         assert_eq!((figures.compression_ratio, figures.first, figures.last), (None, None, None));
-        assert_eq!((figures.rates.whole, figures.timelines.len()), (None, 0));
+        assert_eq!((figures.per_day.whole, figures.timelines.len()), (None, 0));
     }
 
     #[test]
@@ -269,10 +270,11 @@ mod tests {
         let holes: Vec<_> = figures.timelines.iter().map(|it| (it.segments, it.holes, it.missing_segments)).collect();
         assert_eq!(holes, [(3, Some(1), Some(2)), (1, Some(0), Some(0))]);
         // Three came in the two days after the first, two in the last 24 hours.
-        let whole = figures.rates.whole.unwrap();
-        assert_eq!((whole.segments_per_day, whole.plain_bytes_per_day), (1.5, Some(1.5 * f64::from(1 << 20))));
-        assert_eq!(figures.rates.last_day.segments_per_day, 2.0);
-        assert_eq!(figures.rates.last_day.stored_bytes_per_day, f64::from(2 << 18));
+        let whole = figures.per_day.whole.unwrap();
+        assert_eq!((whole.segments, whole.plain_bytes), (1.5, Some(1.5 * f64::from(1 << 20))));
+        let size = f64::from(1 << 20);
+        let last_day = Rate { segments: 2.0, stored_bytes: size / 2.0, plain_bytes: Some(2.0 * size) };
+        assert_eq!(figures.per_day.last_day, last_day);
     }
 
     #[test]
@@ -280,6 +282,6 @@ mod tests {
         let unknown = System { segment_size: None, ..system(vec![file("000000010000000000000001", 5, 0)]) };
         let figures = count(&unknown, moment(1));
         assert_eq!((figures.plain_bytes, figures.compression_ratio, figures.timelines[0].holes), (None, None, None));
-        assert_eq!(figures.rates.last_day.plain_bytes_per_day, None);
+        assert_eq!(figures.per_day.last_day.plain_bytes, None);
     }
 }

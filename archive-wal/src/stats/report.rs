@@ -50,7 +50,7 @@ fn system(figures: &Figures, ctx: &Context) -> anyhow::Result<()> {
     let cell = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let rows = figures.timelines.iter().map(|timeline| {
         vec![
-            timeline.timeline.to_string(),
+            timeline.id.to_string(),
             timeline.segments.to_string(),
             ByteCount(timeline.stored_bytes).to_string(),
             timeline.first.clone(),
@@ -87,14 +87,14 @@ fn summary(figures: &Figures) -> Vec<(&'static str, String)> {
         ("compression", ratio),
         ("first segment", written(figures.first)),
         ("last segment", written(figures.last)),
-        ("a day, on average", figures.rates.whole.as_ref().map_or_else(|| "-".to_owned(), per_day)),
-        ("the last 24 hours", per_day(&figures.rates.last_day)),
+        ("a day, on average", figures.per_day.whole.as_ref().map_or_else(|| "-".to_owned(), per_day)),
+        ("the last 24 hours", per_day(&figures.per_day.last_day)),
     ]
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people, never negative")]
 fn per_day(rate: &Rate) -> String {
     let size = |bytes: f64| ByteCount(bytes as u64).to_string();
-    let plain = rate.plain_bytes_per_day.map_or_else(String::new, |bytes| format!(", {} unpacked", size(bytes)));
-    format!("{:.1} segments, {} stored{plain}", rate.segments_per_day, size(rate.stored_bytes_per_day))
+    let plain = rate.plain_bytes.map_or_else(String::new, |bytes| format!(", {} unpacked", size(bytes)));
+    format!("{:.1} segments, {} stored{plain}", rate.segments, size(rate.stored_bytes))
 }

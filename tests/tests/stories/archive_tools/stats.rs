@@ -36,8 +36,8 @@ fn figures_need_no_server() -> Result<()> {
     ensure!(figures["compression_ratio"].as_f64().is_some_and(|ratio| ratio > 2.0), "{figures:#}");
     ensure!(figures["timelines"][0]["holes"] == 1 && figures["timelines"][0]["missing_segments"] == 1, "{figures:#}");
     ensure!(figures["first"]["segment"].is_string() && figures["last"]["written_at"].is_string(), "{figures:#}");
-    ensure!(figures["rates"]["whole"].is_null(), "a rate of a few seconds: {figures:#}");
-    let daily = figures["rates"]["last_day"]["segments_per_day"].as_f64();
+    ensure!(figures["per_day"]["whole"].is_null(), "a rate of a few seconds: {figures:#}");
+    let daily = figures["per_day"]["last_day"]["segments"].as_f64();
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
     let expected = archived as f64;
     ensure!(daily == Some(expected), "{figures:#}");
