@@ -5,8 +5,8 @@
 //! Whatever happens in the middle, running the same command again gives the same answer, so PostgreSQL's own retry is
 //! all the recovery that is needed. No exit code is above 125: PostgreSQL would kill its archiver over one.
 //!
-//! Around it, for people and monitoring: [`setup`] tells and makes the settings that a server needs for this, [`check`]
-//! proves that its WAL arrives and closes holes that a failover left, [`stats`] counts what the repositories hold.
+//! Around it, for people and monitoring: `setup` tells and makes the settings that a server needs for this, `check`
+//! proves that its WAL arrives and closes holes that a failover left, `stats` counts what the repositories hold.
 
 mod check;
 mod cli;

@@ -157,3 +157,19 @@ fn other_bytes_are_no_proof() -> Result<()> {
         Ok(document["proof"]["repositories"][0]["result"] == "damaged")
     })
 }
+
+/// The rights that the documentation names are enough for the proof, and less is told.
+#[test]
+fn a_watcher_needs_no_superuser() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, one, two, _) = two_repositories(&sandbox)?;
+    cluster.sql("create role watcher login")?;
+    let connection = cluster.connection()?;
+    let place: Vec<&str> = connection.iter().take(4).map(String::as_str).collect();
+    let mut words =
+        vec!["check", "--repo", one.arg()?, "--repo", two.arg()?, "-U", "watcher", "-D", cluster.pgdata_arg()?];
+    words.extend(place);
+    sandbox.run("archive-wal", &words)?.expect_code(1)?.says(&["pg_monitor"])?;
+    cluster.sql("grant pg_monitor to watcher; grant execute on function pg_switch_wal() to watcher")?;
+    sandbox.run("archive-wal", &words)?.success().map(drop)
+}
