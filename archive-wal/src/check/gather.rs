@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use common::app::{Context, RepositorySetting, server_files};
+use common::app::{Context, RepositorySetting, exit, server_files};
 use common::archive::{Identity, Repository, inventory};
 use common::pg::{Lsn, SegmentSize, TimelineHistory};
 use common::repo::chain::{Inventory, Route};
@@ -29,14 +29,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Connects. Where the server's files must be within reach, because they are to be put or the data directory was
-    /// named, an error says why they are not.
+    /// Connects. Where its files are to be put, or another server's directory was named, it is an error when they are out of
+    /// reach.
     pub(crate) fn reach(args: &CheckArgs, ctx: &Context) -> anyhow::Result<Self> {
         let mut session = ctx.connect(&args.server)?;
         let facts = server::facts(&mut session)?;
+        let named = ctx.settings.pgdata.is_some();
         let files = match server_files::reach(&facts, ctx) {
             Ok((pgdata, _)) => Ok(pgdata),
-            Err(error) if args.backfill || ctx.settings.pgdata.is_some() => return Err(error),
+            Err(error) if args.backfill => return Err(error),
+            // The wrong server, or the wrong directory. Not to be let in is no mistake: whoever watches need not own it.
+            Err(error) if named && exit::of_error(&error) == ExitClass::Refused => return Err(error),
             Err(error) => Err(message_of(&error)),
         };
         let identity = identity(&facts)?;
@@ -153,7 +156,7 @@ fn listed(
     let read = |repository: Repository| inventory::read(&repository, identity.system_identifier, identity.segment_size);
     let inventory = match ctx.open(setting).and_then(read) {
         Ok(inventory) => Ok(Some(inventory)),
-        Err(error) if common::app::exit::of_error(&error) == ExitClass::NoRepository => Ok(None),
+        Err(error) if exit::of_error(&error) == ExitClass::NoRepository => Ok(None),
         Err(error) => Err(message_of(&error)),
     };
     (setting.url.value.clone(), inventory)

@@ -91,17 +91,22 @@ pub(crate) fn prove(server: &mut Server, ctx: &Context) -> anyhow::Result<Option
     }
     let size = server.identity.segment_size;
     let segment = arrival::newest_finished(&mut server.session, &server.facts, size)?;
-    let mut repositories = Vec::new();
+    let repositories = segment.map(|segment| follow_all(segment, server, ctx)).transpose()?.unwrap_or_default();
+    Ok(Some(Proof { segment: segment.map(|segment| segment.to_string()), switched, repositories }))
+}
+
+/// Follows the segment into every repository.
+fn follow_all(segment: WalSegmentName, server: &mut Server, ctx: &Context) -> anyhow::Result<Vec<Arrival>> {
+    let mut arrivals = Vec::new();
     let mut patience = ctx.settings.archive_timeout;
-    for setting in segment.iter().flat_map(|_| &ctx.settings.repositories) {
-        let Some(segment) = segment else { break };
+    for setting in &ctx.settings.repositories {
         let arrival = follow(segment, setting, patience, server, ctx)?;
         if arrival.result == Outcome::NotArrived {
             patience = Duration::ZERO;
         }
-        repositories.push(arrival);
+        arrivals.push(arrival);
     }
-    Ok(Some(Proof { segment: segment.map(|segment| segment.to_string()), switched, repositories }))
+    Ok(arrivals)
 }
 
 fn follow(

@@ -130,6 +130,7 @@ fn words(command: &str) -> Option<Vec<String>> {
 mod tests {
     use super::*;
     use common::app::config::{RepositorySetting, Sourced};
+    use proptest::prelude::*;
     use rstest::rstest;
 
     fn settings(repositories: &[&str], origin: &Origin) -> Settings {
@@ -181,15 +182,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_serves_itself() {
-        for odd in [vec!["/a"], vec!["/a b", "/c'd"], vec!["/100%p", "/\"$x\"`"]] {
-            let settings = by_flag(&odd);
-            let command = wanted(Path::new("/opt/x y/archive-wal"), &settings);
-            assert_eq!(standing(&command, &settings, Path::new("/pg")), Standing::Serves, "{command}");
-        }
-    }
-
-    #[test]
     fn the_configuration_file_speaks_for_itself() {
         let in_file = Origin::File { path: "/etc/h.toml".into(), line: 3 };
         let mut settings = settings(&["/a"], &in_file);
@@ -201,5 +193,25 @@ mod tests {
             wanted(Path::new("/b/archive-wal"), &settings),
             "'/b/archive-wal' '--config' '/etc/h.toml' '--cluster' 'x' %p"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_wanted_serves_itself(
+            program in "/[a-z '%\"$]{0,9}",
+            urls in proptest::collection::btree_set("/[a-z '%\\\\\"$`&]{0,9}[a-z]", 1..4),
+        ) {
+            let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+            let settings = by_flag(&urls);
+            let command = wanted(&Path::new(&program).join("archive-wal"), &settings);
+            prop_assert_eq!(standing(&command, &settings, Path::new("/pg")), Standing::Serves, "{}", command);
+        }
+
+        #[test]
+        fn no_command_breaks_it(command in ".*", likely in "(archive-wal|'|\"|%|%p|--repo|/a| |\\\\|=){0,9}") {
+            for command in [command, likely] {
+                drop(standing(&command, &by_flag(&["/a"]), Path::new("/pg")));
+            }
+        }
     }
 }
