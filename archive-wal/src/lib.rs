@@ -7,68 +7,37 @@
 //!
 //! PostgreSQL hands over one file at a time and waits. When more are ready they go along in parallel, up to `--batch`, and
 //! the later calls find that they are acknowledged: the speed of a daemon without one.
+//!
+//! Around it, for people and monitoring: `setup` tells and makes the settings that a server needs for this, `check`
+//! proves that its WAL arrives and closes holes that a failover left, `stats` counts what the repositories hold.
 
 mod alarm;
 mod batch;
+mod check;
 mod cli;
 mod deliver;
+mod push;
 mod report;
 mod request;
+mod setup;
+mod stats;
 
 pub use cli::Cli;
 pub use request::data_directory;
 
-use anyhow::Context as _;
-use batch::WalFile;
+use cli::Command;
 use common::app::{Context, Outcome};
-use common::archive::Repository;
-use common::archive::acknowledgement::{Acknowledgements, Proof};
-use request::Request;
+use common::report::Advice;
 
-/// Carries out one call. Data goes nowhere but into the repositories; the log gets at most one line, and the alarm.
+/// Carries out one call: a file for PostgreSQL, or one of the subcommands.
 pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
-    let request = request::gather(cli, ctx)?;
-    let answer = archive(&request, ctx);
-    let alarm = alarm::due(&request, ctx);
-    match (&answer, alarm) {
-        (_, None) => answer,
-        (Ok(_), Some(alarm)) => {
-            tracing::warn!("{alarm}");
-            answer
+    match &cli.command {
+        None => push::run(cli, ctx),
+        Some(_) if cli.path.is_some() || cli.after_upgrade || cli.batch.is_some() => {
+            Err(Advice::usage("setup, check and stats take neither a WAL file nor --after-upgrade or --batch").into())
         }
-        (Err(_), Some(alarm)) => answer.context(alarm),
+        Some(Command::Setup(args)) => setup::run(args, ctx),
+        Some(Command::Check(args)) => check::run(args, ctx),
+        Some(Command::Stats) => stats::run(ctx),
     }
-}
-
-fn archive(request: &Request, ctx: &Context) -> anyhow::Result<Outcome> {
-    let repositories = deliver::open_all(ctx).with_context(|| format!("archive {}", request.name))?;
-    let acknowledged = ctx.spool(&request.pgdata).find().map(|spool| Acknowledgements::within(&spool));
-    if acknowledged.as_ref().is_some_and(|all| is_acknowledged(all, request, &repositories, ctx)) {
-        tracing::debug!("{} was archived by an earlier call", request.name);
-        return Ok(Outcome::Done);
-    }
-    let files = if request.batch > 1 { along(request, acknowledged.as_ref()) } else { vec![request.file()] };
-    let deliveries = deliver::to_all(request, &files, &repositories, ctx)?;
-    report::say(request, &deliveries);
-    Ok(Outcome::Done)
-}
-
-/// Whether an earlier call has archived this very file into these very repositories.
-fn is_acknowledged(all: &Acknowledgements, request: &Request, repositories: &[Repository], ctx: &Context) -> bool {
-    all.take(request.name).is_some_and(|taken| {
-        taken.system_identifier == request.identity.system_identifier
-            && taken.cluster == ctx.settings.cluster.value
-            && taken.repositories == deliver::repository_ids(repositories)
-            && Proof::of(&request.path).is_ok_and(|proof| proof.is_some_and(|proof| proof == taken.file))
-    })
-}
-
-/// The files that go along with the requested one. Acknowledgements of files that wait no longer are forgotten.
-fn along(request: &Request, acknowledged: Option<&Acknowledgements>) -> Vec<WalFile> {
-    let ready = batch::ready(&request.pg_wal());
-    let names = acknowledged.map(Acknowledgements::names).unwrap_or_default();
-    if let Some(all) = acknowledged {
-        names.iter().filter(|name| !ready.contains(name)).for_each(|name| all.forget(*name));
-    }
-    batch::choose(request.name, ready, &names, request.batch).into_iter().map(|name| request.beside(name)).collect()
 }

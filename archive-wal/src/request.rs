@@ -48,18 +48,24 @@ impl Request {
 /// Reads the name and the control file of the data directory around it; touches no repository.
 pub(crate) fn gather(cli: &Cli, ctx: &Context) -> anyhow::Result<Request> {
     ctx.settings.require_repositories()?;
-    let file_name = cli.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let file_name = cli.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = ArchiveName::parse(&file_name).ok_or_else(|| {
-        Advice::refused(format!("{file_name:?} is no name of a file that PostgreSQL archives"))
-            .hint("segments, .partial, .history and .backup files are archived, under the names that PostgreSQL gives")
+        Advice::refused(format!("{file_name:?} is no name of a file that PostgreSQL archives")).hint(
+            "segments, .partial, .history and .backup files are archived, under the names that PostgreSQL gives; the \
+                 subcommands are setup, check and stats",
+        )
     })?;
     let pgdata = ctx.data_directory.clone().context("the data directory is not known")?;
     let identity = identity::read(&pgdata).with_context(|| format!("archive {name}"))?;
     let batch = cli.batch.map_or(ctx.settings.batch, usize::from);
-    Ok(Request { name, path: cli.path.clone(), pgdata, identity, after_upgrade: cli.after_upgrade, batch })
+    Ok(Request { name, path: cli.path().to_owned(), pgdata, identity, after_upgrade: cli.after_upgrade, batch })
 }
 
-/// The data directory that the file belongs to, as `main` needs it.
+/// The data directory that the file belongs to, as `main` needs it; a subcommand works for the configured one.
 pub fn data_directory(cli: &Cli, settings: &Settings) -> Option<PathBuf> {
-    Some(identity::data_directory(&cli.path, settings.pgdata.as_ref().map(|pgdata| pgdata.value.as_path())))
+    let configured = settings.pgdata.as_ref().map(|pgdata| pgdata.value.as_path());
+    match &cli.command {
+        None => Some(identity::data_directory(cli.path(), configured)),
+        Some(_) => configured.map(Path::to_owned),
+    }
 }

@@ -5,14 +5,13 @@
 //! data directory; `plan` divides the files into parts; `copy` writes the parts with several workers and checks the
 //! pages on the way (`pages`), while `catalog` writes the index and the manifest; the control file is read last; the
 //! server ends the backup; `last_part` takes its label; `config_files` adds what lies outside the data directory;
-//! `wal` waits until every segment that a restore needs is there; only then the commit record is written, without
+//! it is waited until every segment that a restore needs has arrived; only then the commit record is written, without
 //! which nobody takes the rest for a backup. An error or a signal anywhere removes what was written; a crash leaves it
 //! unlisted, for retention to remove.
 
 mod catalog;
 pub mod cli;
 mod config_files;
-mod connection;
 mod copy;
 mod last_part;
 mod list;
@@ -25,7 +24,6 @@ mod scan;
 mod server_state;
 mod summary;
 mod take;
-mod wal;
 
 use common::app::{Context, Outcome};
 use common::report::Advice;

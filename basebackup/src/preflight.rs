@@ -1,17 +1,14 @@
 //! What must hold before a backup can begin, found out without changing anything on the server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
-use common::app::{Context, RepositorySetting, ServerArgs};
-use common::archive::{Identity, Repository, identity, segments};
+use common::app::{Context, RepositorySetting, ServerArgs, server_files};
+use common::archive::{Identity, Repository, segments};
 use common::pg::ControlFile;
 use common::report::Advice;
 use common::server::{self, ServerFacts, Session};
-use common::sys::identity::become_owner_of;
 
 use crate::cli::TakeArgs;
-use crate::connection;
 
 /// The newest server whose files are known.
 const MAJOR_MAX: u32 = 18;
@@ -36,15 +33,12 @@ pub(crate) struct Subject {
 /// not there.
 pub(crate) fn check(server: &ServerArgs, take: &TakeArgs, ctx: &Context) -> anyhow::Result<Subject> {
     let setting = choose_repository(ctx)?;
-    let mut session = connection::open(server, ctx)?;
+    let mut session = ctx.connect(server)?;
     let facts = server::facts(&mut session)?;
     if let Some(advice) = objection(&Archiving::of(&facts), &setting.url.value) {
         return Err(advice.into());
     }
-    let pgdata = data_directory(&facts, ctx)?;
-    become_owner_of(&pgdata)?;
-    let control = control_file(&pgdata, &facts)?;
-    refuse_repository_inside(&pgdata, &facts, ctx)?;
+    let (pgdata, control) = server_files::reach(&facts, ctx)?;
     let repository = ctx.open_or_create(setting)?;
     let repository = repository.with_compression(take.compress.unwrap_or(setting.compression));
     let identity = Identity::of(&control);
@@ -118,63 +112,6 @@ fn objection(server: &Archiving<'_>, repository: &str) -> Option<Advice> {
         );
     }
     None
-}
-
-/// The server's data directory, which must be the one that was named.
-fn data_directory(facts: &ServerFacts, ctx: &Context) -> anyhow::Result<PathBuf> {
-    let named = ctx.settings.pgdata.as_ref();
-    let Some(said) = facts.data_directory() else {
-        let named = named.map(|named| named.value.clone());
-        return named.context(
-            Advice::usage("the role may not see where the server's data directory is")
-                .hint("name it with -D, or grant pg_read_all_settings to the role"),
-        );
-    };
-    let Some(named) = named else { return Ok(said) };
-    let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if resolved(&said) != resolved(&named.value) {
-        return Err(Advice::refused(format!(
-            "the server's data directory is {}, not {}, {}",
-            said.display(),
-            named.value.display(),
-            named.origin
-        ))
-        .hint("name the right server with -h and -p, or the right data directory with -D")
-        .into());
-    }
-    Ok(named.value.clone())
-}
-
-/// Reads the control file and proves by it that the directory is this server's.
-fn control_file(pgdata: &Path, facts: &ServerFacts) -> anyhow::Result<ControlFile> {
-    let local =
-        "the server's files must be within reach: run basebackup on the server's host, as the user that owns them";
-    if !pgdata.exists() {
-        let message = format!("the server's data directory {} is not on this host", pgdata.display());
-        return Err(Advice::refused(message).hint(local).into());
-    }
-    let control = identity::read_control(pgdata)?;
-    if control.system_identifier != facts.system_identifier {
-        return Err(Advice::refused(format!(
-            "{} is not the data directory of this server: its system identifier is {}, the server's {}",
-            pgdata.display(),
-            control.system_identifier,
-            facts.system_identifier
-        ))
-        .hint(local)
-        .into());
-    }
-    Ok(control)
-}
-
-/// A repository in the server's own directories would be backed up into itself, or at least be lost with the server.
-fn refuse_repository_inside(pgdata: &Path, facts: &ServerFacts, ctx: &Context) -> anyhow::Result<()> {
-    ctx.settings.refuse_repository_inside(pgdata)?;
-    ctx.settings.refuse_repository_inside(&pgdata.join("pg_wal"))?;
-    for tablespace in &facts.tablespaces {
-        ctx.settings.refuse_repository_inside(&pgdata.join(&tablespace.location))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use common::app::{Context, Outcome, ServerArgs};
 use common::archive::backups::Claim;
 use common::archive::inspect::{self, Depth, Kind};
+use common::arrival::{self, Watch};
 use common::pg::{BackupLabel, WalRange, tablespace_map};
 use common::repo::index::RelativePath;
 use common::repo::records::{BackupRecord, DamagedPage, PartRecord, Source, Span, Tablespace, WalPosition};
@@ -26,7 +27,6 @@ use crate::pages::PageRules;
 use crate::preflight::{self, Subject};
 use crate::scan::{LinkedTablespace, Place, Scan, scan};
 use crate::server_state::Server as _;
-use crate::wal::{self, Watch};
 use crate::{config_files, last_part, plan, probe, server_state, summary};
 
 /// The most workers when nobody says how many.
@@ -322,9 +322,9 @@ fn mode_of(pgdata: &Path) -> u32 {
 fn wait_for_wal(subject: &mut Subject, archive: Watch<'_>, span: &Span) -> anyhow::Result<()> {
     let (first, last) = (span.first_segment(archive.size), span.last_segment(archive.size));
     tracing::debug!("waiting for WAL segments {first} to {last}");
-    match wal::wait(archive, &mut subject.session, first, last)? {
+    match arrival::wait(archive, &mut subject.session, first, last)? {
         None => Ok(()),
-        Some(missing) => Err(missing.advice(probe::archive_command(&subject.facts)).into()),
+        Some(missing) => Err(missing.advice(subject.facts.archive_command()).into()),
     }
 }
 

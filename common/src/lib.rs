@@ -13,6 +13,7 @@
 //! | [`store`] | where a repository's bytes lie |
 //! | [`archive`] | segments and backups: the vocabulary that the binaries share |
 //! | [`server`] | a running PostgreSQL: connection strings, sessions, programs |
+//! | [`arrival`] | a server's WAL on its way into a repository |
 //! | [`restore`] | the engine that brings a cluster back |
 //! | [`app`] | configuration, logging, output, exit codes |
 
@@ -20,6 +21,7 @@ mod serde_text;
 
 pub mod app;
 pub mod archive;
+pub mod arrival;
 pub mod codec;
 pub mod pg;
 pub mod repo;

@@ -47,23 +47,33 @@ impl Context {
         Repository::open(store, self.settings.cluster.value.clone(), setting.compression)
     }
 
-    /// Opens the cluster's place in this repository, which is made on first use and then remembered.
-    ///
-    /// Where there is none although one was written to before, a disk is most likely not mounted: making a new one is
-    /// refused then, unless the setting says otherwise.
+    /// Opens the cluster's place in this repository, which is made on first use and then remembered. Refused where
+    /// [`Context::may_create`] forbids it.
     pub fn open_or_create(&self, setting: &RepositorySetting) -> anyhow::Result<Repository> {
         let store = store::open(&setting.url.value)?;
-        let memory = self.memory();
-        match Repository::open(store.clone(), self.settings.cluster.value.clone(), setting.compression) {
+        match Repository::open(store, self.settings.cluster.value.clone(), setting.compression) {
             Ok(repository) => {
-                self.remember(memory.as_ref(), &repository);
-                return Ok(repository);
+                self.remember(&repository);
+                Ok(repository)
             }
-            Err(missing) if Repository::is_missing(&missing) => {}
-            Err(error) => return Err(error),
+            Err(missing) if Repository::is_missing(&missing) => {
+                self.may_create(setting)?;
+                self.create(setting)
+            }
+            Err(error) => Err(error),
         }
-        may_be_made(setting, &store.describe(), memory.as_ref())?;
-        self.create(setting)
+    }
+
+    /// Refuses where there is no repository although one was written to before, unless the setting says otherwise: a
+    /// disk is most likely not mounted. Also where the setting forbids to make one.
+    pub fn may_create(&self, setting: &RepositorySetting) -> anyhow::Result<()> {
+        let store = store::open(&setting.url.value)?;
+        match Repository::open(store.clone(), self.settings.cluster.value.clone(), setting.compression) {
+            Err(missing) if Repository::is_missing(&missing) => {
+                Ok(may_be_made(setting, &store.describe(), self.memory().as_ref())?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens the cluster's place in this repository and makes the repository first where there is none, whatever is
@@ -72,7 +82,7 @@ impl Context {
         let store = store::open(&setting.url.value)?;
         let cluster = self.settings.cluster.value.clone();
         let repository = Repository::open_or_create(store, cluster, setting.compression, self.clock.now())?;
-        self.remember(self.memory().as_ref(), &repository);
+        self.remember(&repository);
         Ok(repository)
     }
 
@@ -93,8 +103,8 @@ impl Context {
 
     /// Writes down that this repository was seen, once. Without a memory an empty folder is taken for a new repository
     /// some day; that is no reason to stop archiving now.
-    fn remember(&self, memory: Option<&Memory>, repository: &Repository) {
-        let Some(memory) = memory else { return };
+    fn remember(&self, repository: &Repository) {
+        let Some(memory) = self.memory() else { return };
         let place = repository.describe();
         let known = memory.recall(&place);
         if matches!(&known, Ok(Some(known)) if known.id == repository.id()) {
@@ -152,7 +162,7 @@ impl Context {
 
 /// Whether a repository may be made at a place that has none.
 fn may_be_made(setting: &RepositorySetting, place: &str, memory: Option<&Memory>) -> Result<(), Advice> {
-    let anew = "if it is gone for good, archive-wal setup --create makes a new one";
+    let anew = "if it is gone for good, archive-wal setup --apply --create makes a new one";
     match (setting.create, memory.map(|memory| memory.recall(place))) {
         (Some(true), _) | (None, None | Some(Ok(None))) => Ok(()),
         (Some(false), _) => Err(Advice::no_repository(format!(

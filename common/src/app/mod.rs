@@ -23,6 +23,7 @@
 pub mod cli;
 pub mod config;
 mod config_file;
+mod connection;
 pub mod context;
 pub mod environment;
 pub mod exit;
@@ -32,6 +33,7 @@ pub mod output;
 mod panic;
 pub mod progress;
 pub mod run;
+pub mod server_files;
 mod suggest;
 
 pub use cli::{CommonArgs, ServerArgs};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 
 use crate::pg::{ArchiveName, SystemIdentifier};
 use crate::repo::BackupId;
@@ -31,6 +32,8 @@ pub struct WalFile {
     pub name: ArchiveName,
     /// Its stored size in bytes.
     pub bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified: DateTime<Utc>,
 }
 
 /// Every archived file of the cluster by system identifier, in the order of keys. Records, and names of nobody's
@@ -42,7 +45,7 @@ pub fn wal_files(repository: &Repository) -> anyhow::Result<BTreeMap<SystemIdent
     for entry in listed {
         let system = entry.key.as_str().strip_prefix(&root).and_then(|rest| rest.split_once('/')?.0.parse().ok());
         if let Some((system, object)) = system.zip(parse_wal_object(entry.key.file_name())) {
-            let file = WalFile { name: object.name, bytes: entry.size, key: entry.key };
+            let file = WalFile { name: object.name, bytes: entry.size, modified: entry.modified, key: entry.key };
             files.entry(system).or_default().push(file);
         }
     }

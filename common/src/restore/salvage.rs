@@ -54,8 +54,8 @@ pub fn survey(pg_wal: &Path, identity: &Identity) -> anyhow::Result<Tail> {
     Ok(tail)
 }
 
-/// Whether the file is a segment of this name. Unreadable ones are not.
-fn is_genuine(path: &Path, name: WalSegmentName, identity: &Identity) -> bool {
+/// Whether the file is a segment of this name, by its size and first page. Unreadable ones are not.
+pub fn is_genuine(path: &Path, name: WalSegmentName, identity: &Identity) -> bool {
     let mut page = Vec::with_capacity(FIRST_PAGE_BYTES);
     let read = File::open(path).and_then(|file| {
         let right_size = file.metadata()?.len() == identity.segment_size.bytes();

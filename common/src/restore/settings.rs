@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pg::TimelineId;
 use crate::pg::control::ControlFile;
+use crate::server::shell_quote;
 
 use super::target::{Target, for_postgresql};
 
@@ -191,13 +192,22 @@ pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
 /// A `restore_command` of these words: each quoted for the shell, every `%` of its own doubled; PostgreSQL's `%f %p` come
 /// last.
 pub fn restore_command(program: &Path, words: &[String]) -> String {
-    let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''")).replace('%', "%%");
+    called_by_the_server(program, words) + " %f %p"
+}
+
+/// An `archive_command` of these words, quoted like a [`restore_command`]; PostgreSQL's `%p` comes last.
+pub fn archive_command(program: &Path, words: &[String]) -> String {
+    called_by_the_server(program, words) + " %p"
+}
+
+fn called_by_the_server(program: &Path, words: &[String]) -> String {
+    let quoted = |word: &str| shell_quote(word).replace('%', "%%");
     let mut command = quoted(&program.display().to_string());
     for word in words {
         command.push(' ');
         command.push_str(&quoted(word));
     }
-    command + " %f %p"
+    command
 }
 
 #[cfg(test)]
@@ -256,6 +266,8 @@ mod tests {
     fn a_restore_command_survives_odd_paths() {
         let command = restore_command(Path::new("/opt/a b/restore-wal"), &["--repo".into(), "/x/100%'s".into()]);
         assert_eq!(command, r"'/opt/a b/restore-wal' '--repo' '/x/100%%'\''s' %f %p");
+        let command = archive_command(Path::new("/opt/a b/archive-wal"), &["--cluster".into(), "x".into()]);
+        assert_eq!(command, "'/opt/a b/archive-wal' '--cluster' 'x' %p");
     }
 
     /// What PostgreSQL reads in a line `name = 'value'` (`GUC_scanstr`).

@@ -223,7 +223,8 @@ fn server_arguments(options: &StartOptions) -> anyhow::Result<String> {
     Ok(words.join(" "))
 }
 
-fn shell_quote(text: &str) -> String {
+/// The text as one word of a POSIX shell, whatever is in it.
+pub fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 

@@ -114,6 +114,11 @@ impl ServerFacts {
         self.path("data_directory")
     }
 
+    /// What the server archives with; none when it is empty or the role may not see it.
+    pub fn archive_command(&self) -> Option<&str> {
+        self.setting("archive_command").filter(|command| !command.is_empty())
+    }
+
     /// A setting that is on or off.
     pub fn is_on(&self, name: &str) -> bool {
         self.setting(name) == Some("on")

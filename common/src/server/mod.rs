@@ -3,9 +3,10 @@
 //! Knows nothing of repositories, and reads no environment: callers pass in what it may say.
 //!
 //! [`resolve()`] turns flags, files and variables into a [`Conninfo`], [`Session::connect`] opens a session with it;
-//! [`backup`] and [`facts()`] work through sessions. [`Programs`] finds the installation whose `pg_ctl` [`stop`] and
+//! [`backup`], [`facts()`] and [`backlog()`] work through sessions. [`Programs`] finds the installation whose `pg_ctl` [`stop`] and
 //! [`start`] use, and [`running`] tells from the files of a data directory whether a server is at work there.
 
+mod backlog;
 pub mod backup;
 mod connect;
 mod conninfo;
@@ -23,8 +24,9 @@ mod session;
 mod tls;
 mod uri;
 
+pub use backlog::{Backlog, Waiting, backlog};
 pub use conninfo::{Conninfo, Endpoint, Place, Secret};
-pub use control::{StartOptions, StopMode, StopOutcome, refuse_path, start, stop};
+pub use control::{StartOptions, StopMode, StopOutcome, refuse_path, shell_quote, start, stop};
 pub use facts::{ServerFacts, Tablespace, facts};
 pub use postmaster::{PidFile, Postmaster, StartCommand, processes, running};
 pub use probe::{Probe, probe};

@@ -58,8 +58,12 @@ pub fn home_directory(home: Option<&Path>) -> Option<PathBuf> {
 
 /// The name of the user whose rights the program has; the number for a user without a name.
 pub fn user_name() -> String {
-    let uid = geteuid();
-    match User::from_uid(uid) {
+    name_of_user(geteuid().as_raw())
+}
+
+/// The name of a user; the number for one without a name.
+pub fn name_of_user(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => user.name,
         // Without the user database the number is what can be said.
         Ok(None) | Err(_) => uid.to_string(),
@@ -111,6 +115,7 @@ mod tests {
     #[test]
     fn names_are_never_empty() {
         assert!(!host_name().is_empty() && !user_name().is_empty());
+        assert_eq!((name_of_user(0).as_str(), name_of_user(54_321).as_str()), ("root", "54321"));
     }
 
     #[test]

@@ -62,6 +62,18 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(mount_points(&table).any(|mounted| mounted == path))
 }
 
+/// Where the file system is mounted that `path` lies on, or would lie on: it need not be there yet.
+pub fn mount_point_of(path: &Path) -> io::Result<PathBuf> {
+    let (existing, _) = nearest_existing(path)?;
+    let existing = existing.canonicalize()?;
+    for ancestor in existing.ancestors() {
+        if is_mount_point(ancestor)? {
+            return Ok(ancestor.to_owned());
+        }
+    }
+    Ok(PathBuf::from("/"))
+}
+
 /// The mount points of a `mountinfo` table (proc(5)): the fifth field of each line.
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     table
@@ -111,6 +123,9 @@ mod tests {
         assert!(is_mount_point(Path::new("/proc")).unwrap());
         assert!(!is_mount_point(dir.path()).unwrap());
         assert!(is_mount_point(&dir.path().join("missing")).is_err());
+        assert_eq!(mount_point_of(Path::new("/proc/self/missing/x")).unwrap(), Path::new("/proc"));
+        let around = mount_point_of(&dir.path().join("missing")).unwrap();
+        assert!(is_mount_point(&around).unwrap() && dir.path().canonicalize().unwrap().starts_with(around));
     }
 
     #[test]

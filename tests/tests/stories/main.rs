@@ -3,6 +3,7 @@
 //! One module tells about one promise; every test stands alone, and all of them run side by side.
 
 mod archive_refusals;
+mod archive_tools;
 mod damaged_middle;
 mod fault_loops;
 mod fetch_truth;

@@ -55,28 +55,56 @@ pub fn fetch(
         Err(err) => return Ok(Fetched::Unreachable(err.into())),
     };
     let (key, codec) = located;
-    match copy(repository, &key, codec, Check::new(name, *identity), destination, cancel) {
-        Ok(()) => Ok(Fetched::Delivered),
-        Err(Failure::Damaged(reason)) => Ok(Fetched::Damaged(reason)),
-        Err(Failure::Unreachable(err)) => Ok(Fetched::Unreachable(err)),
-        Err(Failure::Interrupted) => Err(Interrupted),
-    }
+    Failure::answer(copy(repository, &key, codec, Check::new(name, *identity), destination, cancel))
+}
+
+/// Reads one archived WAL file to its end and gives its plain bytes to `take`, piece by piece, checked as by [`fetch`]:
+/// what [`Fetched::Delivered`] says of them holds only then. An error of `take` ends the reading and is answered as
+/// [`Fetched::Unreachable`].
+pub fn read_back(
+    repository: &Repository,
+    identity: &Identity,
+    name: ArchiveName,
+    cancel: &Cancel,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<Fetched, Interrupted> {
+    let (key, codec) = match locate(repository, identity.system_identifier, name) {
+        Ok(Some(located)) => located,
+        Ok(None) => return Ok(nothing_there(repository, identity, name)),
+        Err(err) => return Ok(Fetched::Unreachable(err.into())),
+    };
+    let taken = |chunk: &[u8]| take(chunk).map_err(|err| Failure::Unreachable(err.into()));
+    Failure::answer(stream(repository, &key, codec, Check::new(name, *identity), cancel, taken))
 }
 
 fn copy(
     repository: &Repository,
     key: &Key,
     codec: Codec,
-    mut check: Check,
+    check: Check,
     destination: &Path,
     cancel: &Cancel,
 ) -> Result<(), Failure> {
     let directory = destination.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    durable::sweep_temporaries(directory, LEFTOVER_AGE_MIN);
+    let mut file = TemporaryFile::create_in(directory, 0o600).map_err(|err| Failure::here(directory, err))?;
+    let write = |chunk: &[u8]| file.write_all(chunk).map_err(|err| Failure::here(destination, err));
+    stream(repository, key, codec, check, cancel, write)?;
+    file.rename_unsynced(destination).map_err(|err| Failure::here(destination, err))
+}
+
+/// Gives the object's plain bytes to `take`; they are good once this has succeeded.
+fn stream(
+    repository: &Repository,
+    key: &Key,
+    codec: Codec,
+    mut check: Check,
+    cancel: &Cancel,
+    mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let invalid = |err: CheckError| Failure::Damaged(format!("{key}: {err}"));
     let source = repository.store().get(key).map_err(|err| Failure::Unreachable(err.into()))?;
     let mut plain = decoder(codec, source).map_err(|err| Failure::of_object(key, &err))?;
-    durable::sweep_temporaries(directory, LEFTOVER_AGE_MIN);
-    let mut file = TemporaryFile::create_in(directory, 0o600).map_err(|err| Failure::here(directory, err))?;
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         cancel.check().map_err(|_| Failure::Interrupted)?;
@@ -85,12 +113,11 @@ fn copy(
             [] => break,
             chunk => {
                 check.update(chunk).map_err(invalid)?;
-                file.write_all(chunk).map_err(|err| Failure::here(destination, err))?;
+                take(chunk)?;
             }
         }
     }
-    check.finish().map_err(invalid)?;
-    file.rename_unsynced(destination).map_err(|err| Failure::here(destination, err))
+    check.finish().map_err(invalid)
 }
 
 enum Failure {
@@ -100,6 +127,16 @@ enum Failure {
 }
 
 impl Failure {
+    /// What is told of a reading that ended like this.
+    fn answer(result: Result<(), Self>) -> Result<Fetched, Interrupted> {
+        match result {
+            Ok(()) => Ok(Fetched::Delivered),
+            Err(Self::Damaged(reason)) => Ok(Fetched::Damaged(reason)),
+            Err(Self::Unreachable(err)) => Ok(Fetched::Unreachable(err)),
+            Err(Self::Interrupted) => Err(Interrupted),
+        }
+    }
+
     /// The destination's side failed; nothing is known of the object.
     fn here(path: &Path, err: std::io::Error) -> Self {
         Self::Unreachable(anyhow::Error::new(err).context(format!("write {}", path.display())))

@@ -5,7 +5,7 @@
 mod fetch;
 mod put;
 
-pub use fetch::{Fetched, fetch, later_segment};
+pub use fetch::{Fetched, fetch, later_segment, read_back};
 pub use put::{Put, put, put_missing_histories};
 
 use crate::codec::Codec;

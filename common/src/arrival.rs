@@ -1,15 +1,19 @@
-//! Waits for the server's WAL to arrive in the repository, and says what stands in the way when it does not.
+//! Proves that a server's WAL arrives in a repository, and says what stands in the way when it does not.
+//!
+//! An idle primary archives nothing by itself, so a record is written and the segment ended ([`newest_finished`]); then
+//! the repository is watched until that segment is there ([`wait()`]). A standby ends no segment: there the newest whole
+//! one must have come.
 
 use std::time::Duration;
 
-use common::archive::Repository;
-use common::archive::segments::locate;
-use common::pg::{ArchiveName, SegmentSize, SystemIdentifier, WalSegmentName};
-use common::report::{Advice, Cancel};
-use common::server::Session;
-use common::server::backup::{ArchiverStatus, archiver_status};
-use common::sys::clock::{Deadline, poll};
-use common::units::Took;
+use crate::archive::Repository;
+use crate::archive::segments::locate;
+use crate::pg::{ArchiveName, Lsn, SegmentSize, SystemIdentifier, TimelineId, WalSegmentName};
+use crate::report::{Advice, Cancel};
+use crate::server::backup::{ArchiverStatus, archiver_status, switch_wal};
+use crate::server::{ServerFacts, Session};
+use crate::sys::clock::{Deadline, poll};
+use crate::units::Took;
 
 /// How often the repository is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -19,24 +23,24 @@ const LOOKS_PER_QUESTION: u32 = 10;
 
 /// Where WAL is waited for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Watch<'a> {
+pub struct Watch<'a> {
     /// The repository.
-    pub(crate) repository: &'a Repository,
+    pub repository: &'a Repository,
     /// Whose WAL it is.
-    pub(crate) system: SystemIdentifier,
+    pub system: SystemIdentifier,
     /// The size of its segments.
-    pub(crate) size: SegmentSize,
+    pub size: SegmentSize,
     /// Whether the server is a standby: what its own archiver does says nothing then.
-    pub(crate) standby: bool,
+    pub standby: bool,
     /// How long nothing may happen.
-    pub(crate) patience: Duration,
+    pub patience: Duration,
     /// Asked between looks.
-    pub(crate) cancel: &'a Cancel,
+    pub cancel: &'a Cancel,
 }
 
 /// A segment that did not arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Missing {
+pub struct Missing {
     segment: WalSegmentName,
     repository: String,
     /// What the server's archiver says; none of a standby's, which does not matter.
@@ -44,11 +48,30 @@ pub(crate) struct Missing {
     patience: Duration,
 }
 
+/// The newest segment that the server has finished: on a primary the current one, which is ended for it; on a standby
+/// the last that was received whole, none before the end of the first.
+pub fn newest_finished(
+    session: &mut Session,
+    facts: &ServerFacts,
+    size: SegmentSize,
+) -> anyhow::Result<Option<WalSegmentName>> {
+    if facts.in_recovery {
+        return Ok(last_before(facts.timeline, facts.position, size));
+    }
+    Ok(Some(WalSegmentName::before(facts.timeline, switch_wal(session)?, size)))
+}
+
+/// The last segment that ends at or before `position`; none before the end of the first.
+fn last_before(timeline: TimelineId, position: Lsn, size: SegmentSize) -> Option<WalSegmentName> {
+    let number = (position.0 / size.bytes()).checked_sub(1)?;
+    Some(WalSegmentName::numbered(timeline, number, size))
+}
+
 /// Waits until all segments from `first` to `last` are in the repository; answers the first one that does not arrive.
 ///
 /// The wait ends when nothing has happened for as long as the patience lasts: no segment arrived here and the server
 /// archived nothing. It ends at once when the server says that it archived a segment which is not here.
-pub(crate) fn wait(
+pub fn wait(
     watch: Watch<'_>,
     session: &mut Session,
     first: WalSegmentName,
@@ -102,7 +125,7 @@ fn is_elsewhere(archiver: Option<&ArchiverStatus>, segment: WalSegmentName) -> b
 
 impl Missing {
     /// What happened and what to look at. `command` is the server's `archive_command`, where it has one.
-    pub(crate) fn advice(&self, command: Option<&str>) -> Advice {
+    pub fn advice(&self, command: Option<&str>) -> Advice {
         let Self { segment, repository, archiver, patience } = self;
         let elsewhere = is_elsewhere(archiver.as_ref(), *segment);
         let mut message = if elsewhere {
@@ -145,6 +168,16 @@ mod tests {
             last_failed: last_failed.map(str::to_owned),
             last_failed_time: None,
         }
+    }
+
+    #[rstest]
+    #[case(0x00FF_FFFF, None)]
+    #[case(0x0100_0000, Some("000000030000000000000000"))]
+    #[case(0x0100_0001, Some("000000030000000000000000"))]
+    #[case(0x0200_0000, Some("000000030000000000000001"))]
+    fn only_whole_segments_count(#[case] position: u64, #[case] expected: Option<&str>) {
+        let segment = last_before(TimelineId(3), Lsn(position), SegmentSize::DEFAULT);
+        assert_eq!(segment.map(|segment| segment.to_string()).as_deref(), expected);
     }
 
     fn segment() -> WalSegmentName {
