@@ -86,7 +86,8 @@ impl Place {
     fn find() -> Result<Option<Self>> {
         let usual = |major: u32| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
         let named = std::env::var_os("HOLDFAST_TEST_PG_BIN").map(PathBuf::from);
-        let bin = named.into_iter().chain([15, 18, 17, 16, 14].map(usual)).find(|dir| dir.join("initdb").exists());
+        let found = || [15, 18, 17, 16, 14].map(usual).into_iter().find(|dir| dir.join("initdb").exists());
+        let bin = named.or_else(found);
         let Some(bin) = bin else { return Ok(None) };
         let dir = tempfile::tempdir()?;
         let mut account = None;

@@ -19,5 +19,6 @@ mod pitr_targets;
 mod promotion;
 mod retention_keeps;
 mod rollback;
+mod short_story;
 mod started_by_root;
 mod timelines;
