@@ -220,13 +220,14 @@ impl RecordReader {
         // Behind the last position of all there is none to count on to.
         let mut rest = at_most(bytes, u64::MAX - self.position);
         while !rest.is_empty() && self.end.is_none() {
-            match self.step(rest) {
+            let step = self.step(rest);
+            if !self.listed.is_empty() {
+                self.listed.drain(..).try_for_each(|item| each(Event::Listed(item)))?;
+            }
+            match step {
                 Ok((used, record)) => {
                     self.position += used as u64;
                     rest = rest.get(used..).unwrap_or_default();
-                    if !self.listed.is_empty() {
-                        self.listed.drain(..).try_for_each(|item| each(Event::Listed(item)))?;
-                    }
                     if let Some(record) = record {
                         each(Event::Record(record))?;
                     }
