@@ -4,10 +4,10 @@ use std::fs;
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, Utc};
 use common::pg::exclusions::{Fork, tablespace_version_directory};
 use common::pg::wal_reader::{
-    DatabaseFolder, Event, Listed, Record, RecordKind, RecordReader, RelFileLocator, Standing,
+    DatabaseFolder, Event, Listed, Parameters, Record, RecordKind, RecordReader, RelFileLocator, Standing,
+    TransactionEnd,
 };
 use common::pg::{Lsn, WalSegmentName};
 
@@ -147,39 +147,17 @@ fn described(events: &[Event], folder: &str) -> Vec<Line> {
 }
 
 fn description(kind: &RecordKind, items: &[Listed], folder: &str) -> String {
-    let at = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S%.6f UTC");
-    let listed = |before: &str| {
-        let names = items.iter().map(|item| match item {
-            Listed::Relation(relation) => format!(" {}", path(*relation, Fork::Main, folder)),
-            Listed::Tablespace(oid) | Listed::Table(oid) => format!(" {oid}"),
-        });
-        if items.is_empty() { String::new() } else { format!("{before}{}", names.collect::<String>()) }
-    };
-    let rels = || listed(" rels:");
+    let ended =
+        |end: &TransactionEnd| format!("{}{}", end.time.format("%Y-%m-%d %H:%M:%S%.6f UTC"), rels(items, folder));
     let in_tablespace = |folder: &DatabaseFolder| format!("{}/{}", folder.tablespace, folder.database);
     match kind {
-        RecordKind::Commit(end) => format!("{} COMMIT {}{}", end.xid, at(end.time), rels()),
-        RecordKind::Abort(end) => format!("{} ABORT {}{}", end.xid, at(end.time), rels()),
-        RecordKind::CommitPrepared(end) => format!("COMMIT_PREPARED {}: {}{}", end.xid, at(end.time), rels()),
-        RecordKind::AbortPrepared(end) => format!("ABORT_PREPARED {}: {}{}", end.xid, at(end.time), rels()),
+        RecordKind::Commit(end) => format!("{} COMMIT {}", end.xid, ended(end)),
+        RecordKind::Abort(end) => format!("{} ABORT {}", end.xid, ended(end)),
+        RecordKind::CommitPrepared(end) => format!("COMMIT_PREPARED {}: {}", end.xid, ended(end)),
+        RecordKind::AbortPrepared(end) => format!("ABORT_PREPARED {}: {}", end.xid, ended(end)),
         RecordKind::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
         RecordKind::TablespaceCreated { oid, location } => format!("CREATE {oid} \"{}\"", location.display()),
-        RecordKind::ParametersChanged(to) => {
-            let switch = |on: bool| if on { "on" } else { "off" };
-            let level = ["minimal", "replica", "logical"].get(usize::try_from(to.wal_level).unwrap_or(9));
-            format!(
-                "PARAMETER_CHANGE max_connections={} max_worker_processes={} max_wal_senders={} max_prepared_xacts={} \
-                 max_locks_per_xact={} wal_level={} wal_log_hints={} track_commit_timestamp={}",
-                to.max_connections,
-                to.max_worker_processes,
-                to.max_wal_senders,
-                to.max_prepared_xacts,
-                to.max_locks_per_xact,
-                level.unwrap_or(&"?"),
-                switch(to.wal_log_hints),
-                switch(to.track_commit_timestamp),
-            )
-        }
+        RecordKind::ParametersChanged(to) => parameters(to),
         RecordKind::FullPageWritesChanged(on) => format!("FPW_CHANGE {on}"),
         RecordKind::RelationCreated { relation, fork } => format!("CREATE {}", path(*relation, *fork, folder)),
         RecordKind::RelationTruncated { relation, blocks, forks } => {
@@ -188,19 +166,55 @@ fn description(kind: &RecordKind, items: &[Listed], folder: &str) -> String {
         RecordKind::TablesTruncated { tables, cascade, restart_identity, .. } => {
             let said = [(*cascade, " cascade"), (*restart_identity, " restart_seqs")];
             let said: String = said.into_iter().filter(|(said, _)| *said).map(|(_, word)| word).collect();
-            format!("truncate{said} nrelids {tables}{}", listed(" relids"))
+            format!("truncate{said} nrelids {tables} relids {}", oids(items).join(" "))
         }
         RecordKind::DatabaseCreated { folder, copied: Some(from) } => {
             format!("copy dir {} to {}", in_tablespace(from), in_tablespace(folder))
         }
         RecordKind::DatabaseCreated { folder, copied: None } => format!("create dir {}", in_tablespace(folder)),
         RecordKind::DatabaseDropped { database, tablespaces } => {
-            let dirs: String = listed("").split_whitespace().map(|oid| format!(" {oid}/{database}")).collect();
-            if usize::try_from(*tablespaces) == Ok(items.len()) { format!("DROP dir{dirs}") } else { String::new() }
+            assert_eq!(usize::try_from(*tablespaces), Ok(items.len()));
+            format!("DROP dir {}/{database}", oids(items).join(&format!("/{database} ")))
         }
         RecordKind::MapUpdated(of) => format!("UPDATE database {} tablespace {}", of.database, of.tablespace),
         RecordKind::Other => String::new(),
     }
+}
+
+fn rels(items: &[Listed], folder: &str) -> String {
+    let paths: Vec<String> = items
+        .iter()
+        .map(|item| match item {
+            Listed::Relation(relation) => path(*relation, Fork::Main, folder),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    if paths.is_empty() { String::new() } else { format!(" rels: {}", paths.join(" ")) }
+}
+
+fn oids(items: &[Listed]) -> Vec<String> {
+    let number = |item: &Listed| match item {
+        Listed::Tablespace(oid) | Listed::Table(oid) => oid.to_string(),
+        Listed::Relation(_) => format!("{item:?}"),
+    };
+    items.iter().map(number).collect()
+}
+
+fn parameters(to: &Parameters) -> String {
+    let switch = |on: bool| if on { "on" } else { "off" };
+    let level = ["minimal", "replica", "logical"].get(usize::try_from(to.wal_level).unwrap_or(usize::MAX));
+    format!(
+        "PARAMETER_CHANGE max_connections={} max_worker_processes={} max_wal_senders={} max_prepared_xacts={} \
+         max_locks_per_xact={} wal_level={} wal_log_hints={} track_commit_timestamp={}",
+        to.max_connections,
+        to.max_worker_processes,
+        to.max_wal_senders,
+        to.max_prepared_xacts,
+        to.max_locks_per_xact,
+        level.unwrap_or(&"?"),
+        switch(to.wal_log_hints),
+        switch(to.track_commit_timestamp),
+    )
 }
 
 /// A file's path in the data directory.

@@ -177,7 +177,9 @@ fn read_both_ways(from: Lsn, log: &[u8], piece: usize) -> (Vec<Event>, Standing)
     let in_depth: Vec<&Record> = outcome.0.iter().filter_map(record_of).collect();
     for record in &in_depth {
         assert!(least <= record.start.0 && record.start < record.end, "{record:?}");
-        assert!(record.start.0 % 8 == 0 && record.end.0 % 8 == 0 && record.start.0 - first < log.len() as u64);
+        // The first begins where it was said to.
+        assert!((record.start == from || record.start.0 % 8 == 0) && record.end.0 % 8 == 0);
+        assert!(record.start.0 - first < log.len() as u64);
         least = record.end.0;
     }
     let (plain, end) = read(from, log, log.len().max(1));

@@ -183,9 +183,9 @@ mod tests {
         (data, kind)
     }
 
-    fn truncated(flags: u32, cascade: bool, restart_identity: bool) -> (Vec<u8>, RecordKind) {
+    fn truncated(flags: u8, cascade: bool, restart_identity: bool) -> (Vec<u8>, RecordKind) {
         let kind = RecordKind::TablesTruncated { database: 5, tables: 2, cascade, restart_identity };
-        (numbers(&[5, 2, flags, 16_385, 16_390]), kind)
+        ([numbers(&[5, 2]), vec![flags, 0, 0, 0], numbers(&[16_385, 16_390])].concat(), kind)
     }
 
     fn created(fork_number: u32, fork: Fork) -> (Vec<u8>, RecordKind) {

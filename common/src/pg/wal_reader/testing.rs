@@ -137,7 +137,7 @@ pub(crate) fn transaction_end(
     {
         data.extend(count.to_ne_bytes());
         if flag == 4 {
-            relations.iter().for_each(|relation| data.extend(locator(*relation)));
+            data.extend(relations.iter().flat_map(|relation| locator(*relation)));
         } else {
             data.resize(data.len() + count as usize * size, 0x99);
         }

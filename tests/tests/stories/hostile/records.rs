@@ -20,13 +20,14 @@ struct Object<'a> {
     words: &'a str,
 }
 
+fn object(path: PathBuf, cut: Codes, flipped: Codes, words: &str) -> Object<'_> {
+    Object { path, cut, flipped, words }
+}
+
 /// Every kind of object, each from the middle of what the programs need.
 fn objects(scene: &Scene) -> Result<Vec<Object<'_>>> {
     let repo = &scene.repo;
     let of_backup = |prefix: &str| repo.backup_object(&scene.newer, prefix);
-    fn object(path: PathBuf, cut: Codes, flipped: Codes, words: &str) -> Object<'_> {
-        Object { path, cut, flipped, words }
-    }
     Ok(vec![
         object(
             repo.path().join("holdfast.json"),
