@@ -10,7 +10,11 @@ export RUST_LIB_BACKTRACE ?= 0
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/src/bin/*.rs)))
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build test soak fuzz demo bench lint fmt postgresql clean
+# Which versions of PostgreSQL make versions and make matrix test.
+VERSIONS ?= 14 16 17 18
+MATRIX ?= 14 15 16 17 18
+
+.PHONY: help build test versions matrix soak fuzz demo bench lint fmt postgresql clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -24,6 +28,16 @@ test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAS
 	skipped=$$(grep -c 'skipped: needs root' $(LOG) || true); \
 	echo "make test: $$((SECONDS - started)) s, $$skipped skipped because they need root"; \
 	exit $$status
+
+versions: postgresql ## a short story and the WAL reader on PostgreSQL 14, 16, 17 and 18, which it installs; VERSIONS names others
+	@$(CARGO) test --workspace --locked --no-run
+	@contrib/each-postgresql.sh '$(VERSIONS)' $(CARGO) test --workspace --locked --no-fail-fast \
+	--test stories --test wal_reader -- short_story:: of_postgresql
+
+matrix: postgresql ## every test that needs a server, on each of PostgreSQL 14 to 18; MATRIX names others
+	@$(CARGO) test --workspace --locked --no-run
+	@contrib/each-postgresql.sh '$(MATRIX)' $(CARGO) test --workspace --locked --no-fail-fast \
+	--test stories --test wal_reader --test server
 
 soak: export HOLDFAST_TEST_ROUNDS ?= 100
 soak: test ## the same with the full number of random rounds, and every fault at every call

@@ -2,6 +2,9 @@
 # Installs what the tests and the demonstration need and this machine lacks: a PostgreSQL server (14 to 18) and the
 # stock compression tools. Does nothing, and needs no rights, when all of it is there.
 set -euo pipefail
+me=install-postgresql
+# shellcheck source=contrib/packages.sh
+source "$(dirname "$0")/packages.sh"
 
 missing_tools() {
     local tool
@@ -21,17 +24,6 @@ have_server() {
     return 1
 }
 
-as_root() {
-    if [[ $(id -u) == 0 ]]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        echo "install-postgresql: $* needs root, and there is no sudo: run it as root, then try again" >&2
-        exit 1
-    fi
-}
-
 install_with_apt() {
     # Debian would make and start a cluster of its own; the tests make theirs. Left alone where it is configured.
     local config=/etc/postgresql-common/createcluster.d/holdfast-tests.conf
@@ -42,12 +34,11 @@ install_with_apt() {
     as_root apt-get update -qq
     local server=postgresql-15
     apt-cache show "$server" >/dev/null 2>&1 || server=postgresql
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "$server" postgresql-client-common zstd lz4 gzip tar util-linux
+    apt_install "$server" postgresql-client-common zstd lz4 gzip tar util-linux
 }
 
 install_with_dnf() {
-    as_root dnf install -y -q postgresql-server postgresql-contrib postgresql zstd lz4 gzip tar util-linux
+    dnf_install postgresql-server postgresql-contrib postgresql zstd lz4 gzip tar util-linux
 }
 
 missing=$(missing_tools)

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use common::pg::wal_reader::{Record, RecordKind, RecordReader, WalEnd};
+use common::pg::wal_reader::{
+    DatabaseFolder, Event, Listed, Record, RecordKind, RecordReader, RelFileLocator, Standing, WalEnd,
+};
 use common::pg::{
     Expected, LongHeader, Lsn, PageHeader, SegmentCheck, SegmentError, SegmentSize, TimelineId, WalSegmentName,
     Wholeness,
@@ -78,7 +80,7 @@ fn check_pages(segment: &[u8], name: WalSegmentName, size: SegmentSize) {
     assert!(rest == vec![0; rest.len()]);
 }
 
-/// The record reader: the size of pieces, where to begin within the segment, then the log. Its first page's own place is
+/// The record reader, plainly and in depth: the size of pieces, where to begin within the segment, then the log. Its first page's own place is
 /// taken for granted.
 pub fn wal_reader(bytes: &[u8]) {
     let (piece, rest) = input::piece(bytes);
@@ -113,42 +115,90 @@ pub fn wal_record(bytes: &[u8]) {
     log.extend(header);
     log.extend(crc.to_ne_bytes());
     log.extend_from_slice(body);
-    let (records, end) = read_both_ways(Lsn(1 << 20), &log, piece);
-    match records.first() {
+    let (events, standing) = read_both_ways(Lsn(1 << 20), &log, piece);
+    match events.iter().find_map(record_of) {
         Some(record) => {
             assert_eq!(record.start, Lsn((1 << 20) + 40));
-            check_contents(record, body);
+            let items =
+                events.iter().map_while(|event| if let Event::Listed(item) = event { Some(*item) } else { None });
+            check_contents(record, &items.collect::<Vec<_>>(), body);
         }
-        None => assert!(matches!(end, Some(WalEnd::Contents { .. } | WalEnd::PreviousLink { .. })), "{end:?}"),
+        None => assert!(matches!(standing, Standing::Ended(WalEnd::Contents { .. })), "{standing:?}"),
     }
 }
 
 /// What is said of a record stands in it.
-fn check_contents(record: &Record, body: &[u8]) {
+fn check_contents(record: &Record, listed: &[Listed], body: &[u8]) {
     let holds = |bytes: &[u8]| bytes.is_empty() || body.windows(bytes.len()).any(|window| window == bytes);
+    let number = |number: u32| holds(&number.to_ne_bytes());
+    let relation = |at: RelFileLocator| number(at.tablespace) && number(at.database) && number(at.relnumber);
+    let folder = |at: DatabaseFolder| number(at.database) && number(at.tablespace);
+    let items =
+        |item| listed.iter().filter(|found| std::mem::discriminant(*found) == std::mem::discriminant(&item)).count();
+    assert!(listed.iter().all(|item| match item {
+        Listed::Relation(at) => relation(*at),
+        Listed::Tablespace(oid) | Listed::Table(oid) => number(*oid),
+    }));
+    assert!(listed.len() * 4 <= body.len(), "{} items", listed.len());
     match &record.kind {
         RecordKind::Commit(end) | RecordKind::Abort(end) => assert_eq!(end.xid, 9),
-        RecordKind::CommitPrepared(end) | RecordKind::AbortPrepared(end) => assert!(holds(&end.xid.to_ne_bytes())),
+        RecordKind::CommitPrepared(end) | RecordKind::AbortPrepared(end) => assert!(number(end.xid)),
         RecordKind::RestorePoint { name, .. } => assert!(name.chars().count() <= 64),
         RecordKind::TablespaceCreated { oid, location } => {
-            assert!(holds(&oid.to_ne_bytes()) && holds(location.as_os_str().as_encoded_bytes()));
+            assert!(number(*oid) && holds(location.as_os_str().as_encoded_bytes()));
         }
-        RecordKind::Other => {}
+        RecordKind::ParametersChanged(to) => {
+            assert!(holds(&to.max_connections.to_ne_bytes()) && holds(&to.wal_level.to_ne_bytes()));
+        }
+        RecordKind::FullPageWritesChanged(on) => assert!(*on || holds(&[0])),
+        RecordKind::RelationCreated { relation: at, .. } => assert!(relation(*at)),
+        RecordKind::RelationTruncated { relation: at, blocks, forks } => {
+            assert!(relation(*at) && number(*blocks) && number(*forks));
+        }
+        RecordKind::TablesTruncated { database, tables, .. } => {
+            assert!(number(*database) && items(Listed::Table(0)) == *tables as usize);
+        }
+        RecordKind::DatabaseCreated { folder: made, copied } => assert!(folder(*made) && copied.is_none_or(folder)),
+        RecordKind::DatabaseDropped { database, tablespaces } => {
+            assert!(number(*database) && items(Listed::Tablespace(0)) == *tablespaces as usize);
+        }
+        RecordKind::MapUpdated(of) => assert!(folder(*of)),
+        RecordKind::Other => assert!(listed.is_empty()),
     }
 }
 
-/// Reads the log at one go and in pieces, which must agree; answers the records and why they end.
-fn read_both_ways(from: Lsn, log: &[u8], piece: usize) -> (Vec<Record>, Option<WalEnd>) {
-    let outcome = read(from, log, log.len().max(1));
-    assert_eq!(read(from, log, piece), outcome);
+/// Reads the log at one go and in pieces, plainly and in depth, which must agree; answers the events in depth and why
+/// they end.
+fn read_both_ways(from: Lsn, log: &[u8], piece: usize) -> (Vec<Event>, Standing) {
+    let outcome = read_in_depth(from, log, log.len().max(1));
+    assert_eq!(read_in_depth(from, log, piece), outcome);
     let first = from.0 - from.0 % smallest().bytes();
     let mut least = first;
-    for record in &outcome.0 {
+    let in_depth: Vec<&Record> = outcome.0.iter().filter_map(record_of).collect();
+    for record in &in_depth {
         assert!(least <= record.start.0 && record.start < record.end, "{record:?}");
-        assert!(record.start.0 % 8 == 0 && record.end.0 % 8 == 0 && record.start.0 - first < log.len() as u64);
+        // The first begins where it was said to.
+        assert!((record.start == from || record.start.0 % 8 == 0) && record.end.0 % 8 == 0);
+        assert!(record.start.0 - first < log.len() as u64);
         least = record.end.0;
     }
+    let (plain, end) = read(from, log, log.len().max(1));
+    assert_eq!(read(from, log, piece), (plain.clone(), end));
+    assert!(std::iter::zip(&plain, &in_depth).all(|(plain, deep)| {
+        (plain.start, plain.end) == (deep.start, deep.end)
+            && (plain.kind == deep.kind || plain.kind == RecordKind::Other)
+    }));
+    match outcome.1 {
+        // What nobody looks at plainly.
+        Standing::Ended(WalEnd::Contents { .. }) => assert!(plain.len() >= in_depth.len()),
+        Standing::Ended(found) => assert_eq!((plain.len(), end), (in_depth.len(), Some(found))),
+        Standing::Whole | Standing::Unfinished { .. } => assert_eq!((plain.len(), end), (in_depth.len(), None)),
+    }
     outcome
+}
+
+fn record_of(event: &Event) -> Option<&Record> {
+    if let Event::Record(record) = event { Some(record) } else { None }
 }
 
 fn read(from: Lsn, log: &[u8], piece: usize) -> (Vec<Record>, Option<WalEnd>) {
@@ -164,4 +214,19 @@ fn read(from: Lsn, log: &[u8], piece: usize) -> (Vec<Record>, Option<WalEnd>) {
         }
     }
     (records, reader.end())
+}
+
+fn read_in_depth(from: Lsn, log: &[u8], piece: usize) -> (Vec<Event>, Standing) {
+    let mut reader = RecordReader::in_depth(from, smallest());
+    let mut events = Vec::new();
+    for piece in log.chunks(piece) {
+        let keep = |event| {
+            events.push(event);
+            ControlFlow::Continue(())
+        };
+        if reader.feed_all(piece, keep).is_break() {
+            break;
+        }
+    }
+    (events, reader.standing())
 }

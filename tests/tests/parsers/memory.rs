@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use allocation_counter::measure;
 use common::codec::{Codec, Compression, Digest, Encoder, decoder};
-use common::pg::wal_reader::RecordReader;
+use common::pg::wal_reader::{Event, Listed, RecordReader};
 use common::pg::{BackupLabel, Lsn, Manifest, SegmentSize, TimelineHistory, TimelineId, tablespace_map};
 use common::repo::envelope;
 use common::repo::index;
@@ -159,8 +159,8 @@ fn a_line_of_an_index_without_an_end_is_read_to_a_limit() {
     assert!(peak < 64 * MIB, "{peak}");
 }
 
-#[test]
-fn a_wal_record_of_a_gigabyte_is_not_gathered() {
+#[rstest]
+fn a_wal_record_of_a_gigabyte_is_not_gathered(#[values(false, true)] in_depth: bool) {
     let page = |number: u32| {
         let info: u16 = if number == 0 { 2 } else { 1 };
         let mut bytes = [0xD110_u16.to_ne_bytes(), info.to_ne_bytes()].concat();
@@ -174,18 +174,28 @@ fn a_wal_record_of_a_gigabyte_is_not_gathered() {
             // A commit, by its header: contents that are looked into.
             bytes.extend([(1_u32 << 30).to_ne_bytes(), [9, 0, 0, 0], [0; 4], [0; 4], [0xB0, 1, 0, 0]].concat());
             bytes.extend([0; 4]);
+            // It removes as many relations as it holds.
+            bytes.push(254);
+            bytes.extend([(1_u32 << 30) - 24 - 5, 0, 0, 0x14, 80_000_000].map(u32::to_ne_bytes).concat());
         }
         bytes.resize(8192, 254);
         bytes
     };
-    let mut pages = 0;
+    let (mut pages, mut relations) = (0_u32, 0_u64);
     let peak = peak(|| {
-        let mut reader = RecordReader::new(Lsn(0), SegmentSize::new(1 << 30).unwrap());
-        while pages < 4096 && reader.feed(&page(pages), |_| ControlFlow::Continue(())).is_continue() {
+        let size = SegmentSize::new(1 << 30).unwrap();
+        let mut reader = if in_depth { RecordReader::in_depth(Lsn(0), size) } else { RecordReader::new(Lsn(0), size) };
+        let mut count = |event| {
+            relations += u64::from(matches!(event, Event::Listed(Listed::Relation(_))));
+            ControlFlow::Continue(())
+        };
+        while pages < 4096 && reader.feed_all(&page(pages), &mut count).is_continue() {
             pages += 1;
         }
     });
     assert_eq!(pages, 4096, "the record goes on");
+    let list_bytes = 4096 * (8192 - 24) - 16 - 24 - 5 - 16;
+    assert_eq!(relations, if in_depth { list_bytes / 12 } else { 0 });
     assert!(peak < 64 * 1024, "{peak}");
 }
 

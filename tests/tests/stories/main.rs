@@ -20,6 +20,7 @@ mod pitr_targets;
 mod promotion;
 mod retention_keeps;
 mod rollback;
+mod short_story;
 mod started_by_root;
 mod timelines;
 mod wal_path;

@@ -1,17 +1,21 @@
 //! What the records say that a recovery can stop at, the ends of transactions (`src/include/access/xact.h`,
 //! `src/backend/access/rmgrdesc/xactdesc.c`) and restore points (`src/include/access/xlog_internal.h`), and those that
-//! a copy must not replay, the creations of tablespaces (`src/include/commands/tablespace.h`).
+//! a copy must not replay, the creations of tablespaces (`src/include/commands/tablespace.h`); in depth, what
+//! [`super::changes`] knows too.
 //!
 //! A commit record names every subtransaction and every dropped relation and can be as large as a record can be. What
-//! is wanted of it lies at its beginning, except a prepared transaction's number: that is picked out as the bytes pass.
+//! is wanted of it lies at its beginning, except the relations and a prepared transaction's number: these are picked out as
+//! the bytes pass.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use chrono::{DateTime, Utc};
 
+use super::changes::Change;
+use super::kinds::{Listed, RecordKind, TransactionEnd};
+use super::lists::{Items, List, Walk};
 use super::record::{RM_XLOG, RMGR_INFO_MASK};
-use super::{RecordKind, TransactionEnd, at_most};
 use crate::pg::bytes::{i64_at, u8_at, u32_at};
 use crate::pg::wal_page::major_of_magic;
 
@@ -64,88 +68,118 @@ const TOPLEVEL_XID: u8 = 252;
 /// 2000-01-01, PostgreSQL's zero, in microseconds since 1970.
 const POSTGRESQL_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// Which kind of record of interest it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Commit,
+    Abort,
+    CommitPrepared,
+    AbortPrepared,
+    RestorePoint,
+    TablespaceCreate,
+    Change(Change),
+}
+
+impl Subject {
+    /// Of a record of this resource manager and `xl_info`, as far as a recovery is concerned.
+    fn of(manager: u8, info: u8) -> Option<Self> {
+        match manager {
+            RM_XLOG if info & RMGR_INFO_MASK == XLOG_RESTORE_POINT => Some(Self::RestorePoint),
+            RM_TABLESPACE if info & RMGR_INFO_MASK == XLOG_TABLESPACE_CREATE => Some(Self::TablespaceCreate),
+            RM_XACT => match info & XACT_OPERATION_MASK {
+                XACT_COMMIT => Some(Self::Commit),
+                XACT_ABORT => Some(Self::Abort),
+                XACT_COMMIT_PREPARED => Some(Self::CommitPrepared),
+                XACT_ABORT_PREPARED => Some(Self::AbortPrepared),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// How much of the beginning is kept.
+    fn head_max(self) -> usize {
+        if self == Self::TablespaceCreate { TABLESPACE_HEAD_MAX } else { HEAD_MAX }
+    }
+}
+
 /// A record of interest, as its bytes after the fixed header come by.
 #[derive(Debug)]
 pub(super) struct Contents {
-    manager: u8,
+    subject: Subject,
     info: u8,
     magic: u16,
+    in_depth: bool,
     head: Vec<u8>,
     /// Bytes so far.
     length: u64,
-    prepared: Option<PreparedXid>,
+    /// Through its lists, once the head is there.
+    walk: Option<Walk>,
 }
 
 impl Contents {
     /// For a record of this resource manager and `xl_info`; `None` when it is of no interest.
-    pub(super) fn of(manager: u8, info: u8, magic: u16) -> Option<Self> {
-        let interesting = match manager {
-            RM_XLOG => info & RMGR_INFO_MASK == XLOG_RESTORE_POINT,
-            RM_TABLESPACE => info & RMGR_INFO_MASK == XLOG_TABLESPACE_CREATE,
-            RM_XACT => matches!(
-                info & XACT_OPERATION_MASK,
-                XACT_COMMIT | XACT_ABORT | XACT_COMMIT_PREPARED | XACT_ABORT_PREPARED
-            ),
-            _ => false,
+    pub(super) fn of(manager: u8, info: u8, magic: u16, in_depth: bool) -> Option<Self> {
+        let subject = match Subject::of(manager, info) {
+            None if in_depth => Subject::Change(Change::of(manager, info, magic)?),
+            subject => subject?,
         };
-        interesting.then(|| Self { manager, info, magic, head: Vec::new(), length: 0, prepared: None })
+        Some(Self { subject, info, magic, in_depth, head: Vec::new(), length: 0, walk: None })
     }
 
-    /// The next bytes.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
-        let head_max = if self.manager == RM_TABLESPACE { TABLESPACE_HEAD_MAX } else { HEAD_MAX };
-        let (head, rest) = bytes.split_at(bytes.len().min(head_max - self.head.len()));
+    /// The next bytes, of one page at most; tells what they list.
+    pub(super) fn feed(&mut self, bytes: &[u8], listed: &mut Vec<Listed>) {
+        let (head, rest) = bytes.split_at(bytes.len().min(self.subject.head_max() - self.head.len()));
         self.head.extend_from_slice(head);
         if !rest.is_empty() {
-            self.look_for_prepared(self.length + head.len() as u64, rest);
+            self.walk_on(self.length + head.len() as u64, rest, listed);
         }
         self.length += bytes.len() as u64;
     }
 
-    /// Goes on looking for a prepared transaction's number in bytes behind the head, which is full or all there is.
-    fn look_for_prepared(&mut self, offset: u64, bytes: &[u8]) {
-        if self.prepared.is_none() && self.is_prepared() {
-            self.prepared = self.main_data().and_then(|(main, _)| self.first_section(main));
-            if let Some(prepared) = &mut self.prepared {
-                prepared.feed(0, &self.head);
+    /// Goes on through the lists in bytes behind the head, which is full or all there is.
+    fn walk_on(&mut self, offset: u64, bytes: &[u8], listed: &mut Vec<Listed>) {
+        if self.walk.is_none() {
+            self.walk = self.main_data().and_then(|(main, _)| self.new_walk(main));
+            if let Some(walk) = &mut self.walk {
+                walk.feed(0, &self.head, listed);
             }
         }
-        if let Some(prepared) = &mut self.prepared {
-            prepared.feed(offset, bytes);
+        if let Some(walk) = &mut self.walk {
+            walk.feed(offset, bytes, listed);
         }
-    }
-
-    fn is_prepared(&self) -> bool {
-        self.manager == RM_XACT && matches!(self.info & XACT_OPERATION_MASK, XACT_COMMIT_PREPARED | XACT_ABORT_PREPARED)
     }
 
     /// All bytes have come: what the record says. `xid` is that of its header. `None` when it is none that a known
     /// version writes; these records never carry blocks.
-    pub(super) fn finish(mut self, xid: u32) -> Option<RecordKind> {
+    pub(super) fn finish(mut self, xid: u32, listed: &mut Vec<Listed>) -> Option<RecordKind> {
         let (main, main_length) = self.main_data()?;
         if main as u64 + u64::from(main_length) != self.length {
             return None;
         }
-        if self.manager == RM_TABLESPACE {
-            let path = self.head.get(main + TABLESPACE_OID_SIZE..)?.split(|byte| *byte == 0).next()?;
-            return Some(RecordKind::TablespaceCreated {
-                oid: u32_at(&self.head, main)?,
-                location: OsStr::from_bytes(path).into(),
-            });
-        }
-        let time = timestamp(i64_at(&self.head, main)?);
-        if self.manager == RM_XLOG {
-            let name = self.head.get(main + TIME_SIZE..main + TIME_SIZE + RESTORE_POINT_NAME_SIZE)?;
-            let name = name.split(|byte| *byte == 0).next()?;
-            return Some(RecordKind::RestorePoint { name: String::from_utf8_lossy(name).into_owned(), time });
-        }
-        self.look_for_prepared(self.length, &[]);
-        let prepared = || Some(TransactionEnd { xid: self.prepared.as_ref()?.found?, time });
-        Some(match self.info & XACT_OPERATION_MASK {
-            XACT_COMMIT => RecordKind::Commit(TransactionEnd { xid, time }),
-            XACT_ABORT => RecordKind::Abort(TransactionEnd { xid, time }),
-            XACT_COMMIT_PREPARED => RecordKind::CommitPrepared(prepared()?),
-            _ => RecordKind::AbortPrepared(prepared()?),
+        self.walk_on(self.length, &[], listed);
+        let data = self.head.get(main..)?;
+        let end = |xid: Option<u32>| {
+            let time = timestamp(i64_at(data, 0)?);
+            let lists_end = self.walk.as_ref().is_none_or(|walk| walk.is_complete(self.length));
+            Some(TransactionEnd { xid: xid?, time }).filter(|_| lists_end)
+        };
+        let prepared = || end(self.walk.as_ref()?.number());
+        Some(match self.subject {
+            Subject::Commit => RecordKind::Commit(end(Some(xid))?),
+            Subject::Abort => RecordKind::Abort(end(Some(xid))?),
+            Subject::CommitPrepared => RecordKind::CommitPrepared(prepared()?),
+            Subject::AbortPrepared => RecordKind::AbortPrepared(prepared()?),
+            Subject::RestorePoint => {
+                let name = data.get(TIME_SIZE..TIME_SIZE + RESTORE_POINT_NAME_SIZE)?.split(|byte| *byte == 0).next()?;
+                let name = String::from_utf8_lossy(name).into_owned();
+                RecordKind::RestorePoint { name, time: timestamp(i64_at(data, 0)?) }
+            }
+            Subject::TablespaceCreate => {
+                let path = data.get(TABLESPACE_OID_SIZE..)?.split(|byte| *byte == 0).next()?;
+                RecordKind::TablespaceCreated { oid: u32_at(data, 0)?, location: OsStr::from_bytes(path).into() }
+            }
+            Subject::Change(change) => change.read(data, main_length.into())?,
         })
     }
 
@@ -163,62 +197,37 @@ impl Contents {
         }
     }
 
-    /// The search for a prepared transaction's number from the first section on.
-    fn first_section(&self, main: usize) -> Option<PreparedXid> {
+    /// The walk through what the record lists, if anybody wants something of it.
+    fn new_walk(&self, main: usize) -> Option<Walk> {
+        let is_prepared = match self.subject {
+            Subject::CommitPrepared | Subject::AbortPrepared => true,
+            Subject::Commit | Subject::Abort => false,
+            Subject::Change(change) => return change.walk(main as u64),
+            Subject::RestorePoint | Subject::TablespaceCreate => return None,
+        };
         let flags = u32_at(&self.head, main + TIME_SIZE).filter(|_| self.info & XACT_HAS_INFO != 0)?;
+        let has_number = is_prepared && flags & HAS_TWOPHASE != 0;
+        if !has_number && !self.in_depth {
+            return None;
+        }
         let dbinfo = if flags & HAS_DBINFO != 0 { DBINFO_SIZE } else { 0 };
-        (flags & HAS_TWOPHASE != 0).then(|| PreparedXid {
-            sections: counted_sections(flags, self.magic),
-            field: [0; 4],
-            field_held: 0,
-            wanted: (main + TIME_SIZE + FLAGS_SIZE) as u64 + dbinfo,
-            found: None,
-        })
+        let position = (main + TIME_SIZE + FLAGS_SIZE) as u64 + dbinfo;
+        Some(Walk::new(position, lists_of(flags, self.magic, self.in_depth), has_number))
     }
 }
 
-/// The sections before a prepared transaction's number, last first: each is a count and so many items of this size.
-fn counted_sections(flags: u32, magic: u16) -> Vec<u64> {
+/// The lists in the end of a transaction, last first.
+fn lists_of(flags: u32, magic: u16, in_depth: bool) -> Vec<List> {
     // xl_xact_stats_item: its object's number was widened to 64 bits in version 18.
     let stats_item = if major_of_magic(magic).is_some_and(|major| major < 18) { 12 } else { 16 };
-    let all = [(HAS_INVALIDATIONS, 16), (HAS_DROPPED_STATS, stats_item), (HAS_RELATIONS, 12), (HAS_SUBXACTS, 4)];
-    all.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, size)| size).collect()
-}
-
-/// Walks over the counted sections to the number behind them.
-#[derive(Debug)]
-struct PreparedXid {
-    /// Item sizes of the sections still to come, last first.
-    sections: Vec<u64>,
-    field: [u8; 4],
-    field_held: usize,
-    /// Where the next count, or the number itself, begins.
-    wanted: u64,
-    found: Option<u32>,
-}
-
-impl PreparedXid {
-    /// The bytes from `offset` on, which follow those of the call before.
-    fn feed(&mut self, offset: u64, bytes: &[u8]) {
-        while self.found.is_none() {
-            let next = self.wanted.saturating_add(self.field_held as u64);
-            let Some(piece) = next.checked_sub(offset).and_then(|skip| bytes.get(usize::try_from(skip).ok()?..)) else {
-                return;
-            };
-            let room = self.field.get_mut(self.field_held..).unwrap_or_default();
-            self.field_held += at_most(piece, room.len() as u64).len();
-            room.iter_mut().zip(piece).for_each(|(to, from)| *to = *from);
-            if self.field_held < self.field.len() {
-                return;
-            }
-            let value = u32::from_ne_bytes(self.field);
-            self.field_held = 0;
-            match self.sections.pop() {
-                Some(size) => self.wanted = self.wanted.saturating_add(4 + u64::from(value) * size),
-                None => self.found = Some(value),
-            }
-        }
-    }
+    let relations = if in_depth { Items::Relations } else { Items::Any(12) };
+    let all = [
+        (HAS_INVALIDATIONS, Items::Any(16)),
+        (HAS_DROPPED_STATS, Items::Any(stats_item)),
+        (HAS_RELATIONS, relations),
+        (HAS_SUBXACTS, Items::Any(4)),
+    ];
+    all.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, items)| List { gap: 0, items }).collect()
 }
 
 /// A `TimestampTz`; what lies beyond all calendars becomes their end.
@@ -230,17 +239,31 @@ fn timestamp(micros: i64) -> DateTime<Utc> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::wal_reader::testing;
+    use crate::pg::wal_reader::{RelFileLocator, testing};
     use proptest::prelude::*;
     use rstest::rstest;
 
+    /// What the record is, read in depth, and what it lists. Without depth it is the same and lists nothing.
+    fn read_all(manager: u8, info: u8, magic: u16, body: &[u8], piece: usize) -> Option<(RecordKind, Vec<Listed>)> {
+        let read = |in_depth| {
+            let mut contents = Contents::of(manager, info, magic, in_depth)?;
+            let mut listed = Vec::new();
+            body.chunks(piece).for_each(|piece| contents.feed(piece, &mut listed));
+            Some((contents.finish(7, &mut listed)?, listed))
+        };
+        let outcome = read(true);
+        if let (Some((kind, _)), Some(_)) = (&outcome, Subject::of(manager, info)) {
+            assert_eq!(read(false), Some((kind.clone(), vec![])));
+        }
+        outcome
+    }
+
     fn read(manager: u8, info: u8, magic: u16, body: &[u8], piece: usize) -> Option<RecordKind> {
-        let mut contents = Contents::of(manager, info, magic)?;
-        body.chunks(piece).for_each(|piece| contents.feed(piece));
-        contents.finish(7)
+        read_all(manager, info, magic, body, piece).map(|(kind, _)| kind)
     }
 
     #[rstest]
+    #[case::version_14(0xD10D, 12)]
     #[case::version_15(0xD110, 12)]
     #[case::version_17(0xD116, 12)]
     #[case::version_18(0xD118, 16)]
@@ -249,13 +272,48 @@ mod tests {
         for (sizes, piece) in
             [([0, 0, 0, 0], 1), ([3, 1, 2, 5], 7), ([500, 40, 0, 900], 100), ([1, 0, 900, 1], 1 << 20)]
         {
-            let data = testing::prepared(42, sizes, stats_item);
+            let data = testing::transaction_end(Some(42), sizes, stats_item).0;
             let body = testing::main_data(&data);
             let kind = read(RM_XACT, XACT_COMMIT_PREPARED | XACT_HAS_INFO, magic, &body, piece);
             assert!(matches!(kind, Some(RecordKind::CommitPrepared(end)) if end.xid == 42), "{kind:?}");
             let kind = read(RM_XACT, XACT_ABORT_PREPARED | XACT_HAS_INFO, magic, &body, piece);
             assert!(matches!(kind, Some(RecordKind::AbortPrepared(end)) if end.xid == 42), "{kind:?}");
         }
+    }
+
+    #[rstest]
+    #[case::version_14(0xD10D, 12)]
+    #[case::version_18(0xD118, 16)]
+    fn the_relations_that_an_end_removes_are_told(#[case] magic: u16, #[case] stats_item: usize) {
+        for sizes in [[0, 0, 0, 0], [0, 1, 0, 0], [3, 2, 2, 5], [500, 3000, 40, 900]] {
+            let (data, expected) = testing::transaction_end(Some(42), sizes, stats_item);
+            let body = testing::main_data(&data);
+            for (operation, piece) in
+                [(XACT_COMMIT, 8192), (XACT_ABORT, 1), (XACT_COMMIT_PREPARED, 13), (XACT_ABORT_PREPARED, 100)]
+            {
+                let (_, listed) = read_all(RM_XACT, operation | XACT_HAS_INFO, magic, &body, piece).unwrap();
+                let listed: Vec<RelFileLocator> = listed
+                    .iter()
+                    .map(|item| match item {
+                        Listed::Relation(relation) => *relation,
+                        other => panic!("{other:?}"),
+                    })
+                    .collect();
+                assert_eq!(listed, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_longer_than_its_record_is_refused_in_depth() {
+        let mut data = testing::transaction_end(None, [0, 3, 0, 0], 12).0;
+        let body = |data: &[u8]| testing::main_data(data);
+        assert!(read(RM_XACT, XACT_HAS_INFO, 0xD110, &body(&data), 100).is_some());
+        data.truncate(data.len() - 1);
+        assert_eq!(read(RM_XACT, XACT_HAS_INFO, 0xD110, &body(&data), 100), None);
+        let mut plain = Contents::of(RM_XACT, XACT_HAS_INFO, 0xD110, false).unwrap();
+        plain.feed(&body(&data), &mut vec![]);
+        assert!(plain.finish(7, &mut vec![]).is_some(), "a recovery does not look there");
     }
 
     #[test]
@@ -280,7 +338,7 @@ mod tests {
             assert_eq!(kind, Some(expected));
         }
         // Dropping one harms nobody: the drop follows the link in the data directory.
-        assert!(Contents::of(RM_TABLESPACE, 0x10, 0xD110).is_none());
+        assert!(Contents::of(RM_TABLESPACE, 0x10, 0xD110, true).is_none());
     }
 
     #[rstest]
@@ -304,7 +362,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(info: u8, manager in 0_u8..6, magic: u16, body in proptest::collection::vec(any::<u8>(), 0..300), lead: bool) {
+        fn never_panics(info: u8, manager in 0_u8..11, magic in prop_oneof![Just(0xD10D), Just(0xD118), any::<u16>()], body in proptest::collection::vec(any::<u8>(), 0..300), lead: bool) {
             let body = if lead { testing::main_data(&body) } else { body };
             for piece in [1, 50, 1000] {
                 drop(read(manager, info, magic, &body, piece));

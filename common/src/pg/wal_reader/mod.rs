@@ -1,5 +1,6 @@
 //! Reads the records of the write-ahead log as their bytes come by: where each begins and ends, and of those that a
-//! recovery can stop at (ends of transactions, restore points) what they say.
+//! recovery can stop at (ends of transactions, restore points) what they say; in depth, also what they do to relations,
+//! databases and settings.
 //!
 //! A recovery that stops short of its target, or that cannot say what it will lose, is found out too late when the
 //! server is asked. So the log is read beforehand by the rules that the server itself reads it by
@@ -7,16 +8,17 @@
 //! PostgreSQL 14 to 18 too. Every record's checksum and link to the one before are checked; none is kept whole, so
 //! memory stays constant however large records are.
 
+mod changes;
 mod contents;
+mod kinds;
+mod lists;
 mod record;
 #[cfg(test)]
 pub(crate) mod testing;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
-use chrono::{DateTime, Utc};
-
+pub use self::kinds::{DatabaseFolder, Event, Listed, Parameters, Record, RecordKind, RelFileLocator, TransactionEnd};
 use self::record::Assembly;
 use super::bytes::all_zero;
 use super::wal_page::{LongHeader, PageHeader};
@@ -30,70 +32,6 @@ const OVERWRITES: u16 = 0x0008;
 const PAGE_FLAGS: u16 = 0x000F;
 /// `MAXIMUM_ALIGNOF`: every record begins at a multiple of this.
 const ALIGNMENT: u64 = 8;
-
-/// One record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Its first byte (`ReadRecPtr`): what `recovery_target_lsn` is compared with and what `pg_waldump` prints.
-    pub start: Lsn,
-    /// Where replay stands once it is applied (`EndRecPtr`). After a segment switch that is the next segment's start.
-    pub end: Lsn,
-    /// What it is.
-    pub kind: RecordKind,
-}
-
-/// What a record is, as far as a recovery can stop at it or must look out for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecordKind {
-    /// A transaction was committed.
-    Commit(TransactionEnd),
-    /// A transaction was rolled back.
-    Abort(TransactionEnd),
-    /// A prepared transaction was committed; the number is the prepared one's own.
-    CommitPrepared(TransactionEnd),
-    /// A prepared transaction was rolled back; the number is the prepared one's own.
-    AbortPrepared(TransactionEnd),
-    /// A restore point (`pg_create_restore_point`).
-    RestorePoint {
-        /// Its name; bytes that are no UTF-8 are replaced.
-        name: String,
-        /// When it was made.
-        time: DateTime<Utc>,
-    },
-    /// A tablespace was created (`XLOG_TBLSPC_CREATE`): its replay writes there, wherever the server runs.
-    TablespaceCreated {
-        /// Its object id.
-        oid: u32,
-        /// Where it lies; empty for one within the data directory.
-        location: PathBuf,
-    },
-    /// Anything else.
-    Other,
-}
-
-/// The end of one transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TransactionEnd {
-    /// Its number, without an epoch.
-    pub xid: u32,
-    /// When it ended, by the clock of the server, which need not have gone forwards.
-    pub time: DateTime<Utc>,
-}
-
-impl RecordKind {
-    /// The transaction that ends here, committed or not.
-    pub fn transaction(&self) -> Option<TransactionEnd> {
-        match self {
-            Self::Commit(end) | Self::Abort(end) | Self::CommitPrepared(end) | Self::AbortPrepared(end) => Some(*end),
-            Self::RestorePoint { .. } | Self::TablespaceCreated { .. } | Self::Other => None,
-        }
-    }
-
-    /// Whether a transaction becomes visible here.
-    pub fn is_commit(&self) -> bool {
-        matches!(self, Self::Commit(_) | Self::CommitPrepared(_))
-    }
-}
 
 /// Why the log does not go on. PostgreSQL stops replay at the same place for the same reason.
 ///
@@ -145,7 +83,7 @@ pub enum WalEnd {
         /// The record's position.
         at: Lsn,
     },
-    /// The end of a transaction or a restore point that no known version of PostgreSQL writes like this.
+    /// A record that is looked into, of a form that no known version of PostgreSQL writes.
     #[error("the record at {at} is of an unknown form")]
     Contents {
         /// The record's position.
@@ -172,10 +110,27 @@ pub struct RecordReader {
     /// Bytes to pass over before anything else on this page.
     skip: u64,
     state: State,
+    in_depth: bool,
     record: Assembly,
+    /// What the record listed on this page.
+    listed: Vec<Listed>,
     /// Where the record before the next one begins; unknown before the first.
     previous: Option<Lsn>,
     end: Option<WalEnd>,
+}
+
+/// How the log stands, as far as it was fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Every record that begins is whole.
+    Whole,
+    /// A record goes on behind the last byte: it is torn if no more bytes follow.
+    Unfinished {
+        /// Where it begins.
+        at: Lsn,
+    },
+    /// It ended before.
+    Ended(WalEnd),
 }
 
 /// What is the same on all pages.
@@ -213,10 +168,20 @@ impl RecordReader {
             page_left: 0,
             skip: 0,
             state: State::Approach(from.0),
-            record: Assembly::begin(from, 0),
+            in_depth: false,
+            record: Assembly::begin(from, 0, false),
+            listed: Vec::new(),
             previous: None,
             end: None,
         }
+    }
+
+    /// The same, and it also tells which relations, databases and settings the records change, and holds a record of
+    /// these that is of an unknown form for the end of the log, which PostgreSQL would only meet when it applies it.
+    ///
+    /// This is the whole check of a log's records: feed it the segments, then ask for [`RecordReader::standing`].
+    pub fn in_depth(from: Lsn, size: SegmentSize) -> Self {
+        Self { in_depth: true, ..Self::new(from, size) }
     }
 
     /// The position of the byte to be fed next.
@@ -229,20 +194,42 @@ impl RecordReader {
         self.end
     }
 
+    /// How the log stands behind the last byte that was fed.
+    pub fn standing(&self) -> Standing {
+        match self.end {
+            Some(end) => Standing::Ended(end),
+            None if self.state == State::Inside => Standing::Unfinished { at: self.record.start() },
+            None => Standing::Whole,
+        }
+    }
+
     /// Takes the next bytes and calls `each` with every record that is whole with them.
     ///
     /// Breaks when the log has ended ([`RecordReader::end`] says why) or as soon as `each` breaks; after that it must
     /// not be called again, since what was left of `bytes` is lost.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Record) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.feed_all(bytes, |event| match event {
+            Event::Record(record) => each(record),
+            Event::Listed(_) => ControlFlow::Continue(()),
+        })
+    }
+
+    /// The same, with the items that the records list, which are told in depth only: one by one, however many a record
+    /// has, as they come by. No more than a page of the log is ever held.
+    pub fn feed_all(&mut self, bytes: &[u8], mut each: impl FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
         // Behind the last position of all there is none to count on to.
         let mut rest = at_most(bytes, u64::MAX - self.position);
         while !rest.is_empty() && self.end.is_none() {
-            match self.step(rest) {
+            let step = self.step(rest);
+            if !self.listed.is_empty() {
+                self.listed.drain(..).try_for_each(|item| each(Event::Listed(item)))?;
+            }
+            match step {
                 Ok((used, record)) => {
                     self.position += used as u64;
                     rest = rest.get(used..).unwrap_or_default();
                     if let Some(record) = record {
-                        each(record)?;
+                        each(Event::Record(record))?;
                     }
                 }
                 Err(end) => self.end = Some(end),
@@ -385,10 +372,10 @@ impl RecordReader {
     /// Takes the bytes of a record, all on one page.
     fn record_bytes(&mut self, piece: &[u8]) -> Result<(usize, Option<Record>), WalEnd> {
         if self.state != State::Inside {
-            self.record = Assembly::begin(Lsn(self.position), self.log.map_or(0, |log| log.magic));
+            self.record = Assembly::begin(Lsn(self.position), self.log.map_or(0, |log| log.magic), self.in_depth);
             self.state = State::Inside;
         }
-        let used = self.record.take(piece, self.previous)?;
+        let used = self.record.take(piece, self.previous, &mut self.listed)?;
         if self.record.left() > 0 {
             return Ok((used, None));
         }
@@ -396,7 +383,7 @@ impl RecordReader {
         let bytes_end = self.position + used as u64;
         let mut end = next_multiple(bytes_end, ALIGNMENT);
         self.skip = end - bytes_end;
-        let kind = self.record.finish()?;
+        let kind = self.record.finish(&mut self.listed)?;
         self.previous = Some(start);
         self.state = State::Between;
         // A switch that happens to end its segment leaves nothing to pass over.
@@ -420,6 +407,8 @@ fn at_most(bytes: &[u8], limit: u64) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::testing::{PAGE, SIZE, Writer, main_data};
     use super::*;
     use proptest::prelude::*;
@@ -548,7 +537,7 @@ mod tests {
         log.commit(100, 0);
         log.abort(101, 1_000_000);
         log.restore_point("before the upgrade", 2_000_000);
-        log.record(1, 0x90 | 0x20, 0, &main_data(&testing::prepared(55, [2, 700, 3, 4000], 12)));
+        log.record(1, 0x90 | 0x20, 0, &main_data(&testing::transaction_end(Some(55), [2, 700, 3, 4000], 12).0));
         log.record(1, 0x10, 102, &main_data(&[0; 200]));
         let (records, _) = read_from(Lsn(1 << 20), &log.bytes, 77);
         let at = |seconds: i64| DateTime::from_timestamp(946_684_800 + seconds, 0).unwrap();
@@ -565,6 +554,93 @@ mod tests {
         assert_eq!(expected[3].transaction().map(|end| end.xid), Some(55));
         let commits: Vec<bool> = expected.iter().map(RecordKind::is_commit).collect();
         assert_eq!(commits, [true, false, false, true, false]);
+    }
+
+    /// All that a log tells, read in depth, and how it stands.
+    fn read_in_depth(bytes: &[u8], from: u64, piece: usize) -> (Vec<Event>, Standing) {
+        let mut reader = RecordReader::in_depth(Lsn(from), size());
+        let mut events = Vec::new();
+        for piece in bytes.chunks(piece) {
+            let keep = |event| {
+                events.push(event);
+                ControlFlow::Continue(())
+            };
+            if reader.feed_all(piece, keep).is_break() {
+                break;
+            }
+        }
+        (events, reader.standing())
+    }
+
+    #[test]
+    fn items_come_before_their_record() {
+        let mut log = Writer::new(1);
+        let (data, relations) = testing::transaction_end(None, [3, 5000, 0, 7], 12);
+        log.filler(10);
+        let (start, end) = log.record(1, 0x80, 42, &main_data(&data));
+        log.record(4, 0x20, 43, &main_data(&testing::numbers(&[16_400, 2, 1663, 16_385])));
+        for piece in [1, 999, 8192, 1 << 20] {
+            let (events, standing) = read_in_depth(&log.bytes, 1 << 20, piece);
+            assert_eq!(standing, Standing::Whole);
+            let [_, items @ .., commit, first, second, dropped] = &events[..] else { panic!("{events:?}") };
+            let expected: Vec<_> =
+                relations.iter().map(|relation| Event::Listed(Listed::Relation(*relation))).collect();
+            assert_eq!(items, expected);
+            let time = DateTime::from_timestamp_micros(946_684_800_000_005).unwrap();
+            let kind = RecordKind::Commit(TransactionEnd { xid: 42, time });
+            assert_eq!(*commit, Event::Record(Record { start, end, kind }));
+            assert_eq!(
+                [first, second].map(Clone::clone),
+                [1663, 16_385].map(|oid| Event::Listed(Listed::Tablespace(oid)))
+            );
+            let is_drop = |kind: &RecordKind| *kind == RecordKind::DatabaseDropped { database: 16_400, tablespaces: 2 };
+            assert!(matches!(dropped, Event::Record(record) if is_drop(&record.kind)), "{dropped:?}");
+        }
+        // Who does not ask for them gets the records alone.
+        let (records, _) = read_from(Lsn(1 << 20), &log.bytes, 5000);
+        let kinds: Vec<_> = records.iter().map(|record| record.kind.is_commit()).collect();
+        assert_eq!(kinds, [false, true, false]);
+        assert_eq!(records[2].kind, RecordKind::Other);
+    }
+
+    #[test]
+    fn the_consumer_of_items_can_stop_it() {
+        let mut log = Writer::new(1);
+        log.record(1, 0x80, 42, &main_data(&testing::transaction_end(None, [0, 5000, 0, 0], 12).0));
+        let mut reader = RecordReader::in_depth(Lsn(1 << 20), size());
+        let mut seen = 0;
+        let flow = reader.feed_all(&log.bytes, |_| {
+            seen += 1;
+            if seen == 10 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!((flow, seen), (ControlFlow::Break(()), 10));
+    }
+
+    #[test]
+    fn a_log_that_ends_in_a_record_is_unfinished() {
+        let mut log = Writer::new(1);
+        let (_, first_end) = log.filler(100);
+        let (second, second_end) = log.filler(20_000);
+        let cut = |at: Lsn, less: u64| {
+            read_in_depth(&log.bytes[..usize::try_from(at.0 - less).unwrap() - (1 << 20)], 1 << 20, 4000)
+        };
+        assert_eq!(cut(first_end, 0).1, Standing::Whole);
+        for length in [second.0 + 1, second.0 + 30, second.0 + 8192, second.0 + 12_000] {
+            assert_eq!(cut(Lsn(length), 0).1, Standing::Unfinished { at: second });
+        }
+        assert_eq!(cut(second_end, 0).1, Standing::Whole);
+        log.pad();
+        let (_, standing) = read_in_depth(&log.bytes, 1 << 20, 4000);
+        assert_eq!(standing, Standing::Ended(WalEnd::Blank { at: second_end }));
+    }
+
+    #[test]
+    fn an_unknown_form_ends_a_log_that_is_read_in_depth_alone() {
+        let mut log = Writer::new(1);
+        let (at, _) = log.record(2, 0x10, 7, &main_data(&[0; 15]));
+        log.commit(8, 8);
+        assert_eq!(read_in_depth(&log.bytes, 1 << 20, 100), (vec![], Standing::Ended(WalEnd::Contents { at })));
+        assert_eq!(read_from(Lsn(1 << 20), &log.bytes, 100).0.len(), 2);
     }
 
     /// A log whose second record begins on the first page and ends on the third.
@@ -668,6 +744,25 @@ mod tests {
         }
 
         #[test]
+        fn any_lists_read_back(counts in proptest::array::uniform4(prop_oneof![0_u32..4, 0_u32..3000]), prepared: Option<u32>,
+                               before in 0_usize..9000, piece in 1_usize..30_000) {
+            let mut log = Writer::new(5);
+            log.filler(before);
+            let (data, relations) = testing::transaction_end(prepared, counts, 12);
+            log.record(1, if prepared.is_some() { 0xB0 } else { 0x80 }, 7, &main_data(&data));
+            let (events, standing) = read_in_depth(&log.bytes, 5 << 20, piece);
+            prop_assert_eq!(standing, Standing::Whole);
+            let listed: Vec<_> = events[1..events.len() - 1].to_vec();
+            let expected: Vec<_> = relations.into_iter().map(|relation| Event::Listed(Listed::Relation(relation))).collect();
+            prop_assert_eq!(listed, expected);
+            let last = match events.last() {
+                Some(Event::Record(record)) => record.kind.transaction(),
+                _ => None,
+            };
+            prop_assert_eq!(last.map(|end| end.xid), Some(prepared.unwrap_or(7)));
+        }
+
+        #[test]
         fn damage_ends_the_log_and_changes_nothing_before(at in 0_usize..60_000, bit in 0_u8..8, piece in 1_usize..9000) {
             let mut log = Writer::new(5);
             let mut expected: Vec<_> = (0..40).map(|number| log.filler(number * 83)).collect();
@@ -690,6 +785,7 @@ mod tests {
                 bytes = log.bytes;
             }
             drop(read_from(Lsn((1 << 20) + from), &bytes, piece));
+            drop(read_in_depth(&bytes, (1 << 20) + from, piece));
             drop(read_from(Lsn(1 << 20), &bytes, piece));
         }
     }

@@ -1,7 +1,8 @@
 //! One record, put together from its pieces (`src/include/access/xlogrecord.h`).
 
 use super::contents::Contents;
-use super::{RecordKind, WalEnd, at_most};
+use super::kinds::{Listed, RecordKind};
+use super::{WalEnd, at_most};
 use crate::pg::Lsn;
 use crate::pg::bytes::{u8_at, u32_at, u64_at};
 
@@ -31,13 +32,14 @@ pub(super) struct Assembly {
     total: usize,
     /// CRC-32C of what came after the header.
     crc: u32,
+    in_depth: bool,
     contents: Option<Contents>,
 }
 
 impl Assembly {
     /// A record begins at `start`, on a page with this magic.
-    pub(super) fn begin(start: Lsn, magic: u16) -> Self {
-        Self { start, magic, header: [0; HEADER_SIZE], got: 0, total: HEADER_SIZE, crc: 0, contents: None }
+    pub(super) fn begin(start: Lsn, magic: u16, in_depth: bool) -> Self {
+        Self { start, magic, header: [0; HEADER_SIZE], got: 0, total: HEADER_SIZE, crc: 0, in_depth, contents: None }
     }
 
     pub(super) fn start(&self) -> Lsn {
@@ -51,7 +53,13 @@ impl Assembly {
 
     /// Takes what belongs to the record from the beginning of `bytes`, which is not empty; says how much. `previous` is
     /// where the record before it begins, if known. Its length is believed only after the link back was right.
-    pub(super) fn take(&mut self, bytes: &[u8], previous: Option<Lsn>) -> Result<usize, WalEnd> {
+    /// What it lists goes to `listed`.
+    pub(super) fn take(
+        &mut self,
+        bytes: &[u8],
+        previous: Option<Lsn>,
+        listed: &mut Vec<Listed>,
+    ) -> Result<usize, WalEnd> {
         let mut used = 0;
         if self.got < HEADER_SIZE {
             let room = self.header.get_mut(self.got..).unwrap_or_default();
@@ -67,7 +75,7 @@ impl Assembly {
         let piece = at_most(bytes.get(used..).unwrap_or_default(), self.left() as u64);
         self.crc = crc32c::crc32c_append(self.crc, piece);
         if let Some(contents) = &mut self.contents {
-            contents.feed(piece);
+            contents.feed(piece, listed);
         }
         self.got += piece.len();
         Ok(used + piece.len())
@@ -91,7 +99,7 @@ impl Assembly {
             if previous.map_or(found >= at, |previous| found != previous) {
                 return Err(WalEnd::PreviousLink { at, found });
             }
-            self.contents = Contents::of(self.manager(), self.info(), self.magic);
+            self.contents = Contents::of(self.manager(), self.info(), self.magic, self.in_depth);
         }
         Ok(())
     }
@@ -109,14 +117,14 @@ impl Assembly {
         self.manager() == RM_XLOG && self.info() & RMGR_INFO_MASK == XLOG_SWITCH
     }
 
-    /// The record is whole: is it what was written, and what is it?
-    pub(super) fn finish(&mut self) -> Result<RecordKind, WalEnd> {
+    /// The record is whole: is it what was written, and what is it? The last of what it lists goes to `listed`.
+    pub(super) fn finish(&mut self, listed: &mut Vec<Listed>) -> Result<RecordKind, WalEnd> {
         let checked = self.header.get(..CHECKED_HEADER_SIZE).unwrap_or_default();
         if u32_at(&self.header, CHECKED_HEADER_SIZE) != Some(crc32c::crc32c_append(self.crc, checked)) {
             return Err(WalEnd::Checksum { at: self.start });
         }
         let Some(contents) = self.contents.take() else { return Ok(RecordKind::Other) };
         let xid = u32_at(&self.header, 4).unwrap_or(0);
-        contents.finish(xid).ok_or(WalEnd::Contents { at: self.start })
+        contents.finish(xid, listed).ok_or(WalEnd::Contents { at: self.start })
     }
 }

@@ -117,20 +117,44 @@ pub(crate) fn main_data(data: &[u8]) -> Vec<u8> {
     body
 }
 
-/// The main data of the end of a prepared transaction, with so many subtransactions, relations, statistics and
-/// invalidations.
-pub(crate) fn prepared(xid: u32, counts: [u32; 4], stats_item: usize) -> Vec<u8> {
+/// The main data of the end of a transaction, a prepared one if it has a number, with so many subtransactions,
+/// relations, statistics and invalidations; and those relations.
+pub(crate) fn transaction_end(
+    prepared: Option<u32>,
+    counts: [u32; 4],
+    stats_item: usize,
+) -> (Vec<u8>, Vec<RelFileLocator>) {
     let flags = [2, 4, 0x100, 8];
     let sizes = [4, 12, stats_item, 16];
     let set = std::iter::zip(flags, counts).filter(|(_, count)| *count > 0).map(|(flag, _)| flag).sum::<u32>();
     let mut data = 5_i64.to_ne_bytes().to_vec();
-    data.extend((set | 1 | 0x10).to_ne_bytes());
+    data.extend((set | 1 | if prepared.is_some() { 0x10 } else { 0 }).to_ne_bytes());
     data.extend([9; 8]);
-    for (count, size) in std::iter::zip(counts, sizes).filter(|(count, _)| *count > 0) {
+    let relations = (0..counts[1]).map(|at| RelFileLocator { tablespace: 1663, database: 5, relnumber: 16384 + at });
+    let relations: Vec<RelFileLocator> = relations.collect();
+    for (flag, (count, size)) in
+        std::iter::zip(flags, std::iter::zip(counts, sizes)).filter(|(_, (count, _))| *count > 0)
+    {
         data.extend(count.to_ne_bytes());
-        data.resize(data.len() + count as usize * size, 0x99);
+        if flag == 4 {
+            data.extend(relations.iter().flat_map(|relation| locator(*relation)));
+        } else {
+            data.resize(data.len() + count as usize * size, 0x99);
+        }
     }
-    data.extend(xid.to_ne_bytes());
-    data.extend(b"gid\0");
-    data
+    if let Some(xid) = prepared {
+        data.extend(xid.to_ne_bytes());
+        data.extend(b"gid\0");
+    }
+    (data, relations)
+}
+
+/// A relation's place as records have it.
+pub(crate) fn locator(relation: RelFileLocator) -> Vec<u8> {
+    numbers(&[relation.tablespace, relation.database, relation.relnumber])
+}
+
+/// Numbers one behind the other.
+pub(crate) fn numbers(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
