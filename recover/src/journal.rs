@@ -177,9 +177,9 @@ impl Journal {
     }
 }
 
-/// A moment as part of a file name.
+/// A moment as part of a file name, to the millisecond: two recoveries may begin within a second.
 pub(crate) fn stamp(time: DateTime<Utc>) -> String {
-    time.format("%Y%m%d_%H%M%S").to_string()
+    time.format("%Y%m%d_%H%M%S_%3f").to_string()
 }
 
 /// Where a preserved or discarded directory lies: beside the original.

@@ -130,9 +130,14 @@ fn nobody_else_is_fetched_ahead_for() -> Result<()> {
     let fetch = |destination: &str| scene.server.restore_wal(name, destination)?.success();
     fetch("pg_wal/RECOVERYXLOG")?;
     ensure!(!scene.spool().exists(), "a spool without a server");
-    // A standby that waits: it runs, and it recovers.
+    // A standby that waits: it runs, it recovers, and it has nothing fetched ahead itself.
     scene.sandbox.write(&scene.server.pgdata().join("standby.signal"), b"")?;
-    scene.server.configure(&[("restore_command".to_owned(), "/bin/false".to_owned())])?;
+    let command = format!(
+        "{} --prefetch-size 0 --repo {} %f %p",
+        scene.sandbox.program("restore-wal").display(),
+        scene.repo.arg()?
+    );
+    scene.server.configure(&[("restore_command".to_owned(), command)])?;
     scene.server.start()?;
     fetch(&format!("pg_wal/{name}"))?;
     ensure!(!scene.spool().exists(), "a spool for pg_rewind");
