@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`account`] | who runs the servers and programs |
 //! | [`faults`] | the programs' own calls of files and stores, and faults planned at them |
+//! | `syscalls` | the programs' system calls, and faults at each of them; on x86-64 |
 //! | [`process`] | child processes with deadlines, and processes found by number |
 //! | [`sandbox`] | a temporary folder that leaves neither files nor servers behind |
 //! | [`postgres`] | where PostgreSQL's programs are |
@@ -40,6 +41,8 @@ pub mod repository;
 pub mod sandbox;
 pub mod settings;
 pub mod stock;
+#[cfg(target_arch = "x86_64")]
+pub mod syscalls;
 pub mod wait;
 pub mod workload;
 

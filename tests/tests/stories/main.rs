@@ -20,4 +20,6 @@ mod promotion;
 mod retention_keeps;
 mod rollback;
 mod started_by_root;
+#[cfg(target_arch = "x86_64")]
+mod syscalls;
 mod timelines;

@@ -1,0 +1,226 @@
+//! The programs' own system calls, and faults at each of them: an error, a signal, the end.
+//!
+//! The faults of [`crate::faults`] stand at calls that the programs make through one module; those here at what the
+//! kernel is asked for, whoever asks: the standard library and the C library too. A call is known by what it does to
+//! which file for the how-manieth time, not by its place in a sequence, so that it is the same one however the
+//! program's threads follow each other. What the loader does before the program begins is not counted. For x86-64.
+
+mod machine;
+mod tracer;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use common::sys::durable;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::faults::Rehearsal;
+use crate::{Ran, settings};
+
+/// A shell's script that stops, and when it goes on becomes the program in its arguments.
+const STOP_THEN_RUN: &str = "kill -STOP $$; exec \"$0\" \"$@\"";
+
+/// What any call of a file may answer on a bad day.
+pub const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::EACCES, Errno::EINTR];
+
+/// One call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What it does: `write` is said of every spelling of a write.
+    pub what: &'static str,
+    /// To which file. Of a temporary one only the folder counts.
+    pub name: String,
+    /// The how-manieth of those that do this to this file.
+    nth: usize,
+    /// Whether it answered with an error.
+    pub failed: bool,
+}
+
+impl Call {
+    fn new(what: &'static str, path: &Path, thread: Pid, before: &[Self]) -> Self {
+        let name = lasting_name(path, thread);
+        let nth = 1 + before.iter().filter(|call| call.what == what && call.name == name).count();
+        Self { what, name, nth, failed: false }
+    }
+
+    /// Whether it changes what is on a disk, or what a descriptor stands for; others only look.
+    pub fn changes(&self) -> bool {
+        !matches!(self.what, "read" | "list" | "stat")
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        (self.what, &self.name, self.nth) == (other.what, &other.name, other.nth)
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} (number {})", self.what, self.name, self.nth)
+    }
+}
+
+/// The path without what is another in every run: random names, numbers of processes, of pipes, of inodes.
+fn lasting_name(path: &Path, thread: Pid) -> String {
+    let text = path.to_string_lossy();
+    let text = text.strip_suffix(" (deleted)").unwrap_or(&text);
+    let path = Path::new(text);
+    if let Ok(inside) = path.strip_prefix(format!("/proc/{thread}")) {
+        return format!("/proc/self/{}", inside.display());
+    }
+    match path.file_name() {
+        Some(name) if durable::is_temporary_name(name) => path.with_file_name(".holdfast-*.tmp").display().to_string(),
+        // How a file without a name is called.
+        Some(name) if name.to_string_lossy().starts_with('#') => path.with_file_name("#").display().to_string(),
+        _ => text.split_once(":[").map_or(text, |(kind, _)| kind).to_owned(),
+    }
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// It is made.
+    Pass,
+    /// It is not made and answers this error; `close` is made all the same, as the kernel does.
+    Fail(Errno),
+    /// The process gets this signal before the call. Where a thread of it waits for signals, the call is made after that
+    /// thread has dealt with this one.
+    Signal(Signal),
+}
+
+type Decide<'a> = dyn FnMut(&Call) -> Deed + Send + 'a;
+
+/// A fault at one call.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// Where.
+    pub call: Call,
+    /// What happens there.
+    pub deed: Deed,
+}
+
+impl Fault {
+    /// The error that the call answers.
+    pub fn errno(&self) -> Option<Errno> {
+        if let Deed::Fail(errno) = self.deed { Some(errno) } else { None }
+    }
+
+    /// The signal that the program gets.
+    pub fn signal(&self) -> Option<Signal> {
+        if let Deed::Signal(signal) = self.deed { Some(signal) } else { None }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at: {}", self.deed, self.call)
+    }
+}
+
+/// What a traced run left.
+#[derive(Debug)]
+pub struct Traced {
+    /// How it ended, and what it said.
+    pub ran: Ran,
+    /// Its calls, in the order in which they began.
+    pub calls: Vec<Call>,
+}
+
+/// Runs the command line and asks at every call what is to become of it.
+pub fn watch(rehearsal: &Rehearsal, mut decide: impl FnMut(&Call) -> Deed + Send) -> Result<Traced> {
+    let mut command = rehearsal.command_by("sh", &["-c", STOP_THEN_RUN])?;
+    let (ran, calls) = tracer::run(&mut command, &mut decide)?;
+    Ok(Traced { ran, calls })
+}
+
+/// Runs it undisturbed and to success; answers its calls.
+pub fn calls(rehearsal: &Rehearsal, code: i32) -> Result<Vec<Call>> {
+    let traced = watch(rehearsal, |_| Deed::Pass)?;
+    traced.ran.expect_code(code)?;
+    ensure!(!traced.calls.is_empty(), "a program that calls nothing");
+    Ok(traced.calls)
+}
+
+/// Runs it with the fault; `None` when the call was not reached, since other threads were faster.
+pub fn suffer(rehearsal: &Rehearsal, fault: &Fault) -> Result<Option<Traced>> {
+    let mut reached = false;
+    let traced = watch(rehearsal, |call| {
+        if reached || !call.is(&fault.call) {
+            return Deed::Pass;
+        }
+        reached = true;
+        fault.deed
+    })?;
+    ensure!(!traced.ran.stderr.contains("panicked"), "{}", traced.ran);
+    Ok(reached.then_some(traced))
+}
+
+/// Every fault of a loop: each of the four errors and SIGKILL at each call, but SIGKILL only at calls that change
+/// something, since dying at one that looks is dying at the next that does not.
+pub fn every(calls: &[Call]) -> Vec<Fault> {
+    let errors = || ERRORS.map(Deed::Fail).into_iter();
+    let deeds = |call: &Call| errors().chain(call.changes().then_some(Deed::Signal(Signal::SIGKILL)));
+    calls.iter().flat_map(|call| deeds(call).map(|deed| Fault { call: call.clone(), deed })).collect()
+}
+
+/// The same signal at each call.
+pub fn signals(calls: &[Call], signal: Signal) -> Vec<Fault> {
+    calls.iter().map(|call| Fault { call: call.clone(), deed: Deed::Signal(signal) }).collect()
+}
+
+/// What a program with these calls has not made durable, though it changed it: a power cut now may take it. After an error
+/// of a sync other than an interruption nothing helps, since the kernel has forgotten what it could not write.
+pub fn unsynced(traced: &Traced, fault: &Fault) -> Option<String> {
+    let is_sync = |call: &&Call, name: &str| call.what == "fsync" && !call.failed && call.name == name;
+    if fault.call.what == "fsync" && fault.errno().is_some_and(|errno| errno != Errno::EINTR) {
+        return Some(fault.call.name.clone());
+    }
+    let after = |number: usize| traced.calls.get(number + 1..).unwrap_or_default();
+    let made = |call: &Call| matches!(call.what, "mkdir" | "link" | "rename") && !call.failed;
+    traced.calls.iter().enumerate().find_map(|(number, call)| {
+        let later = after(number);
+        let lost = if made(call) {
+            let folder = Path::new(&call.name).parent()?.display().to_string();
+            !later.iter().any(|call| is_sync(&call, &folder))
+        } else {
+            // Of a file's last write, before it gets its name.
+            let is_file = call.what == "write" && !call.failed && call.name.ends_with(".tmp");
+            let mut rest = later.iter().take_while(|later| !made(later));
+            is_file
+                && !rest.any(|later| is_sync(&later, &call.name) || (later.what == "unlink" && later.name == call.name))
+        };
+        lost.then(|| call.to_string())
+    })
+}
+
+/// In a soak all of them; otherwise so many, chosen at random.
+pub fn sample(story: &str, mut faults: Vec<Fault>, count: usize) -> Vec<Fault> {
+    if !settings::is_soak() {
+        fastrand::Rng::with_seed(settings::seed(story)).shuffle(&mut faults);
+        faults.truncate(count);
+    }
+    faults
+}
+
+/// Tries the faults one after the other, and says how many there were at how many calls of each sort.
+pub fn try_each(
+    story: &str,
+    calls: &[Call],
+    faults: &[Fault],
+    mut attempt: impl FnMut(&Fault) -> Result<()>,
+) -> Result<()> {
+    for fault in faults {
+        if let Err(e) = attempt(fault).with_context(|| format!("{story}: {fault}")) {
+            settings::tell(&format!("XXX {e:#}"));
+        }
+    }
+    let mut sorts: BTreeMap<&str, usize> = BTreeMap::new();
+    for fault in faults {
+        *sorts.entry(fault.call.what).or_default() += 1;
+    }
+    settings::tell(&format!("{story}: {} faults, {} system calls, {sorts:?}", faults.len(), calls.len()));
+    Ok(())
+}
