@@ -17,6 +17,7 @@
 //! | [`repository`] | a repository's objects, and damage done to them |
 //! | [`forge`] | a backup with bad contents and digests that agree with them |
 //! | [`disk`] | file systems of a story's own: small, or read-only |
+//! | [`power`] | a disk whose power can be cut |
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
@@ -36,6 +37,7 @@ pub mod forge;
 pub mod fuzzing;
 pub mod oracle;
 pub mod postgres;
+pub mod power;
 pub mod process;
 pub mod repository;
 pub mod sandbox;

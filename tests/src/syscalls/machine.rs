@@ -84,9 +84,14 @@ impl Entered {
         self.registers.orig_rax == number(libc::SYS_rt_sigaction)
     }
 
-    /// Whether the thread is going to wait for a byte in a socket, as one does that waits for signals.
+    /// Whether the thread asks for a byte from a socket, as one does that is told of signals this way.
+    pub(super) fn listens(&self) -> bool {
+        self.registers.orig_rax == number(libc::SYS_recvfrom)
+    }
+
+    /// Whether it then waits until there is one.
     pub(super) fn waits(&self) -> bool {
-        self.registers.orig_rax == number(libc::SYS_recvfrom) && self.registers.r10 & u64::from(DONT_WAIT) == 0
+        self.listens() && self.registers.r10 & u64::from(DONT_WAIT) == 0
     }
 
     /// What is done to which file; `None` for a call that nobody looks at.

@@ -60,8 +60,8 @@ struct Thread {
 #[derive(Debug, Clone, Copy)]
 enum Inside {
     Other,
-    /// It waits to hear of a signal.
-    Waiting,
+    /// It asks whether there was a signal.
+    Listening,
     /// The call of this number, and the error that it answers on purpose.
     Call(usize, Option<Errno>),
 }
@@ -70,7 +70,7 @@ enum Inside {
 #[derive(Debug)]
 struct Hold {
     thread: Pid,
-    /// The thread that waits for signals has woken up.
+    /// The thread that is told of signals was told; when it waits for the next one it has dealt with this one.
     heard: bool,
 }
 
@@ -196,11 +196,11 @@ impl<'a> Tracer<'a> {
             Stage::Loading => return Ok((inside(stage, Inside::Other), false)),
             Stage::Running => {}
         }
-        if entered.waits() {
-            if self.hold.as_ref().is_some_and(|hold| hold.heard) {
-                self.release()?;
-            }
-            return Ok((inside(stage, Inside::Waiting), false));
+        if entered.waits() && self.hold.as_ref().is_some_and(|hold| hold.heard) {
+            self.release()?;
+        }
+        if entered.listens() {
+            return Ok((inside(stage, Inside::Listening), false));
         }
         let Some((what, path)) = entered.deed()? else { return Ok((inside(stage, Inside::Other), false)) };
         let call = Call::new(what, &path, thread, &self.calls);
@@ -228,7 +228,7 @@ impl<'a> Tracer<'a> {
     fn leave(&mut self, inside: Inside, left: Entered) -> Result<()> {
         match inside {
             Inside::Other => {}
-            Inside::Waiting => {
+            Inside::Listening => {
                 if let Some(hold) = self.hold.as_mut().filter(|_| !left.failed()) {
                     hold.heard = true;
                 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Oracle, Repo, Sandbox, Workload, workload};
+use e2e::power::PowerDisk;
+use e2e::{Oracle, Repo, Sandbox, Workload, disk, settings, workload};
 
 /// After a crash and PostgreSQL's own recovery the database holds what the oracle reads in the WAL, and every
 /// transaction whose commit was acknowledged.
@@ -37,4 +38,34 @@ fn nothing_is_left_behind() -> Result<()> {
     drop((cluster, sandbox));
     ensure!(!folder.exists() && !e2e::process::alive(server));
     Ok(())
+}
+
+/// A story of power cuts could notice a sync that is missing.
+#[test]
+fn a_power_cut_loses_what_was_not_synced() -> Result<()> {
+    if !settings::has_root("a_power_cut_loses_what_was_not_synced") {
+        return Ok(());
+    }
+    disk::in_private(|| {
+        let sandbox = Sandbox::in_memory()?;
+        let disk = PowerDisk::new(&sandbox, "disk", 16)?;
+        let content = vec![7; 100_000];
+        let (synced, nameless, lost) = (disk.path().join("a"), disk.path().join("b"), disk.path().join("c"));
+        let sync = |path: &std::path::Path| sandbox.run_other("sync", &[path.to_str().unwrap_or_default()])?.success();
+        sandbox.write(&synced, &content)?;
+        sync(&synced)?;
+        sync(disk.path())?;
+        // The bytes are not synced, though the folder is.
+        sandbox.write(&nameless, &content)?;
+        sync(disk.path())?;
+        sandbox.write(&lost, &content)?;
+        ensure!(std::fs::read(&lost)? == content);
+        disk.cut()?;
+        ensure!(std::fs::File::create(disk.path().join("d")).is_err(), "the disk has power");
+        disk.power_up()?;
+        ensure!(std::fs::read(&synced)? == content, "what was synced is lost");
+        ensure!(std::fs::read(&nameless)? != content, "bytes that nobody synced are there");
+        ensure!(!lost.exists(), "a name that nobody synced is there");
+        Ok(())
+    })
 }

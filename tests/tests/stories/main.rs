@@ -3,6 +3,7 @@
 //! One module tells about one promise; every test stands alone, and all of them run side by side.
 
 mod archive_refusals;
+mod bit_flips;
 mod damaged_middle;
 mod fault_loops;
 mod fetch_truth;
@@ -16,6 +17,7 @@ mod no_lock_in;
 mod odd_clusters;
 mod pitr_random;
 mod pitr_targets;
+mod power_cuts;
 mod promotion;
 mod retention_keeps;
 mod rollback;
@@ -23,3 +25,4 @@ mod started_by_root;
 #[cfg(target_arch = "x86_64")]
 mod syscalls;
 mod timelines;
+mod two_archivers;

@@ -8,7 +8,7 @@ use common::sys::durable::is_temporary_name;
 use e2e::faults::Rehearsal;
 use e2e::sandbox::walk;
 use e2e::syscalls::{self, Call, Fault, Traced};
-use e2e::{Cluster, Ran, Repo};
+use e2e::{Cluster, Ran, Repo, settings};
 use nix::sys::signal::Signal;
 use rstest::rstest;
 
@@ -78,10 +78,10 @@ impl Shape {
         syscalls::calls(&self.command, self.usual())
     }
 
-    fn attempt(&self, fault: &Fault, end: impl Fn(&Ran) -> bool) -> Result<()> {
+    fn attempt(&self, fault: &Fault, mut end: impl FnMut(&Ran) -> bool) -> Result<()> {
         self.reset()?;
         if let Some(traced) = syscalls::suffer(&self.command, fault)? {
-            let judge = || {
+            let mut judge = || {
                 ensure!(end(&traced.ran), "a wrong end");
                 self.judge(fault, &traced)
             };
@@ -99,7 +99,7 @@ impl Shape {
         let delivered = self.expected.as_ref() == Some(&found);
         ensure!(delivered || found == OLD, "neither the old file nor the right one: {} bytes", found.len());
         ensure!(delivered || traced.ran.code != Some(0), "answered 0 and brought nothing");
-        let may_stay = traced.ran.code.is_none_or(|_| fault.call.what == "unlink");
+        let may_stay = traced.ran.signal == Some(9) || fault.call.what == "unlink";
         for path in walk(&self.node.pgdata().join("pg_wal")).iter().filter(|path| **path != self.destination()) {
             let hidden = path.file_name().is_some_and(is_temporary_name);
             ensure!(hidden && may_stay, "left behind: {}", path.display());
@@ -132,4 +132,36 @@ fn restore_wal_survives_every_answer_of_the_kernel(
             None => killed && ran.signal == Some(Signal::SIGKILL as i32),
         })
     })
+}
+
+/// It cleans up and dies of the signal, which PostgreSQL takes for its own shutdown. Once the file has its name it may as
+/// well answer.
+#[rstest]
+#[case::a_segment("a segment", 1, Place::First)]
+#[case::a_segment_that_is_nowhere("absent", 1, Place::Nowhere)]
+fn restore_wal_dies_of_the_signal_and_cleans_up(
+    #[case] story: &str,
+    #[case] file: usize,
+    #[case] place: Place,
+) -> Result<()> {
+    let story = format!("SIGTERM to restore-wal, {story}");
+    let shape = Shape::new(file, place)?;
+    let calls = shape.calls()?;
+    let faults = syscalls::sample(&story, syscalls::signals(&calls, Signal::SIGTERM), usize::MAX);
+    let (mut finished, mut died) = (0, 0);
+    syscalls::try_each(&story, &calls, &faults, |fault| {
+        shape.attempt(fault, |ran| match (ran.code, ran.signal) {
+            (Some(code), _) => {
+                finished += 1;
+                code == shape.usual()
+            }
+            (None, signal) => {
+                died += 1;
+                signal == Some(Signal::SIGTERM as i32)
+            }
+        })
+    })?;
+    settings::tell(&format!("{story}: {died} died, {finished} finished"));
+    ensure!(died > faults.len() / 2, "hardly any died");
+    Ok(())
 }
