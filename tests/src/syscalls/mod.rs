@@ -241,3 +241,74 @@ pub fn try_each(
     settings::tell(&format!("{story}: {} faults, {} system calls, {sorts:?}", faults.len(), calls.len()));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(line: &str) -> Call {
+        let (what, name) = line.split_once(' ').unwrap();
+        let what = ["write", "fsync", "link", "mkdir", "unlink", "open"].into_iter().find(|known| *known == what);
+        Call { what: what.unwrap(), name: name.to_owned(), nth: 1, failed: false }
+    }
+
+    fn traced(lines: &[&str]) -> Traced {
+        let ran = Ran {
+            command: String::new(),
+            code: Some(0),
+            signal: None,
+            stdout: String::new(),
+            stderr: String::new(),
+            took: std::time::Duration::ZERO,
+        };
+        Traced { ran, calls: lines.iter().map(|line| call(line)).collect() }
+    }
+
+    fn fault(line: &str, errno: Errno) -> Fault {
+        Fault { call: call(line), deed: Deed::Fail(errno) }
+    }
+
+    #[test]
+    fn names_are_the_same_in_every_run() {
+        let name = |path: &str| lasting_name(Path::new(path), Pid::from_raw(17));
+        for path in ["/r/.holdfast-17-0123456789abcdef.tmp", "/r/.holdfast-9-00.tmp (deleted)", "/r/.holdfast-*.tmp"] {
+            assert_eq!(name(path), "/r/.holdfast-*.tmp");
+        }
+        assert_eq!(name("/proc/17/maps"), "/proc/self/maps");
+        assert_eq!(name("/tmp/#4711 (deleted)"), "/tmp/#");
+        assert_eq!(name("socket:[4711]"), "socket");
+        assert_eq!(name("/r/main"), "/r/main");
+    }
+
+    #[test]
+    fn a_write_is_safe_when_the_file_and_the_folder_are_synced() {
+        let all = ["write /r/.holdfast-*.tmp", "fsync /r/.holdfast-*.tmp", "link /r/a", "fsync /r"];
+        let elsewhere = fault("open /x", Errno::EIO);
+        assert_eq!(unsynced(&traced(&all), &elsewhere), None);
+        for left_out in [1, 3] {
+            let mut some = all.to_vec();
+            some.remove(left_out);
+            assert!(unsynced(&traced(&some), &elsewhere).is_some(), "without {}", all[left_out]);
+        }
+        // Too late, and in the wrong place.
+        for order in [[0, 2, 1, 3], [1, 0, 2, 3], [0, 1, 3, 2]] {
+            let some = order.map(|n| all[n]);
+            assert!(unsynced(&traced(&some), &elsewhere).is_some(), "{some:?}");
+        }
+        assert!(unsynced(&traced(&["mkdir /r/a", "fsync /r/a"]), &elsewhere).is_some());
+        assert_eq!(unsynced(&traced(&["write /r/.holdfast-*.tmp", "unlink /r/.holdfast-*.tmp"]), &elsewhere), None);
+    }
+
+    #[test]
+    fn a_sync_that_failed_is_made_good_only_after_an_interruption() {
+        let calls = ["fsync /r", "fsync /r"];
+        assert!(unsynced(&traced(&calls), &fault("fsync /r", Errno::EIO)).is_some());
+        assert_eq!(unsynced(&traced(&calls), &fault("fsync /r", Errno::EINTR)), None);
+    }
+
+    #[test]
+    fn deaths_stand_only_at_calls_that_change_something() {
+        let look = Call { what: "stat", ..call("open /x") };
+        assert_eq!(every(&[look, call("open /x")]).len(), 4 + 5);
+    }
+}

@@ -69,3 +69,35 @@ fn a_power_cut_loses_what_was_not_synced() -> Result<()> {
         Ok(())
     })
 }
+
+/// What a story of system calls plans is what the program meets, and nothing else.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_call_that_fails_on_purpose_is_the_one_that_was_named() -> Result<()> {
+    use e2e::faults::Rehearsal;
+    use e2e::syscalls::{self, Deed, ERRORS, Fault};
+    use nix::sys::signal::Signal;
+
+    let sandbox = Sandbox::in_memory()?;
+    let path = sandbox.path().join("holdfast.toml");
+    sandbox.write(&path, b"")?;
+    let config = path.to_str().unwrap_or_default();
+    let command =
+        Rehearsal::new(&sandbox, "retention", &["--config", config, "--repo", "/nowhere", "--keep-last", "1"]);
+    let calls = syscalls::calls(&command, 10)?;
+    let reads = calls.iter().find(|call| call.what == "open" && call.name == config);
+    let call = reads.ok_or_else(|| anyhow::anyhow!("the configuration is not opened: {calls:?}"))?;
+    // The standard library opens again after an interruption.
+    let said = [(2, "input/output error"), (2, "no space left"), (2, "permission denied"), (10, "/nowhere")];
+    for (errno, (code, words)) in ERRORS.into_iter().zip(said) {
+        let fault = Fault { call: call.clone(), deed: Deed::Fail(errno) };
+        let traced = syscalls::suffer(&command, &fault)?.ok_or_else(|| anyhow::anyhow!("not reached"))?;
+        let hit: Vec<_> = traced.calls.iter().filter(|found| found.failed && found.name == config).collect();
+        ensure!(hit.len() == 1 && hit[0].what == "open", "{hit:?}");
+        traced.ran.expect_code(code)?.says(&[words])?;
+    }
+    let fault = Fault { call: call.clone(), deed: Deed::Signal(Signal::SIGKILL) };
+    let traced = syscalls::suffer(&command, &fault)?.ok_or_else(|| anyhow::anyhow!("not reached"))?;
+    ensure!(traced.ran.signal == Some(9) && traced.calls.last().is_some_and(|last| last.name == config));
+    Ok(())
+}

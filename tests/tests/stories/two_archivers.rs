@@ -1,5 +1,6 @@
 //! Two `archive-wal` at once on one name: one file, or one winner.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -15,8 +16,8 @@ fn meetings(story: &str) -> u32 {
     5 * settings::rounds(story)
 }
 
-/// A shell's script that becomes the program in its arguments when its input ends.
-const WAIT_THEN_RUN: &str = "read -r go; exec \"$0\" \"$@\"";
+/// A shell's script that says that it is there, and becomes the program in its arguments when its input ends.
+const WAIT_THEN_RUN: &str = "echo; read -r go; exec \"$0\" \"$@\"";
 
 /// Two writers of one segment, the second with bytes and a codec of its own.
 struct Rivals {
@@ -35,8 +36,8 @@ impl Rivals {
         let ours = scene.files.get(&name).context("a segment")?.clone();
         let mut theirs = ours.clone();
         if different {
-            // Far from any page's header: sound WAL for all that archive-wal knows.
-            *theirs.get_mut(500_000).context("a segment has a middle")? ^= 1;
+            // In a record, far from any page's header: sound WAL for all that archive-wal knows.
+            *theirs.get_mut(5_000).context("a segment has pages")? ^= 1;
         }
         let contents = [ours, theirs];
         let rehearse = |place: &str, content: &[u8]| -> Result<Rehearsal> {
@@ -47,7 +48,13 @@ impl Rivals {
             Ok(Rehearsal::new(&scene.sandbox, "archive-wal", &args))
         };
         let commands = [rehearse("ours", &contents[0])?, rehearse("theirs", &contents[1])?];
-        Ok(Self { repo, name, contents, codecs, commands, scene })
+        let rivals = Self { repo, name, contents, codecs, commands, scene };
+        // Each is fine by itself.
+        for command in &rivals.commands {
+            rivals.scene.sandbox.clear(rivals.repo.path())?;
+            command.run()?.success()?;
+        }
+        Ok(rivals)
     }
 
     /// Both at once, into a repository that is not there yet; whether each of them was told that its file is archived.
@@ -56,9 +63,12 @@ impl Rivals {
         let start = |number: usize| -> Result<_> {
             let mut command = self.commands[number].command_by("sh", &["-c", WAIT_THEN_RUN])?;
             command.env("HOLDFAST_COMPRESSION", self.codecs[number]);
-            Ok(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+            Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
         };
         let mut children = [start(0)?, start(1)?];
+        for child in &mut children {
+            child.stdout.take().context("a pipe")?.read_exact(&mut [0])?;
+        }
         // The word to go is the end of the input; who gets it first changes.
         let mut inputs: Vec<_> = children.iter_mut().map(|child| child.stdin.take()).collect();
         inputs.rotate_left(usize::from(round % 2 == 1));
