@@ -99,18 +99,15 @@ impl Rehearsal {
 
     /// The command, undisturbed.
     pub fn command(&self) -> Result<std::process::Command> {
-        self.finish(self.sandbox.command(self.sandbox.program(self.program))?)
+        let mut command = self.sandbox.command(self.sandbox.program(self.program))?;
+        command.args(&self.args).current_dir(&self.dir);
+        Ok(command)
     }
 
     /// Another program, which gets the command as its last arguments and starts it.
     pub fn command_by(&self, starter: &str, args: &[&str]) -> Result<std::process::Command> {
         let mut command = self.sandbox.command(starter)?;
-        command.args(args).arg(self.sandbox.program(self.program));
-        self.finish(command)
-    }
-
-    fn finish(&self, mut command: std::process::Command) -> Result<std::process::Command> {
-        command.args(&self.args).current_dir(&self.dir);
+        command.args(args).arg(self.sandbox.program(self.program)).args(&self.args).current_dir(&self.dir);
         Ok(command)
     }
 

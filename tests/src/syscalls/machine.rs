@@ -100,10 +100,10 @@ impl Entered {
             return Ok(None);
         };
         let path = match *about {
-            Descriptor => self.descriptor(0)?,
+            Descriptor => self.descriptor(0),
             At(place) => match self.text(self.argument(place))? {
                 Some(path) => self.absolute(&path)?,
-                None => self.descriptor(place.saturating_sub(1))?,
+                None => self.descriptor(place.saturating_sub(1)),
             },
         };
         Ok(Some((what, path)))
@@ -138,11 +138,11 @@ impl Entered {
     }
 
     /// The file behind the descriptor in this argument; its number, where it is none.
-    fn descriptor(&self, place: usize) -> Result<PathBuf> {
+    fn descriptor(&self, place: usize) -> PathBuf {
         // Descriptors are 32 bits wide; what stands above them is not theirs.
         let descriptor = self.argument(place) & u64::from(u32::MAX);
         let link = format!("/proc/{}/fd/{descriptor}", self.thread);
-        Ok(std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(format!("descriptor {descriptor}"))))
+        std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(format!("descriptor {descriptor}")))
     }
 
     /// The text at this address; `None` when it is empty or there is none.

@@ -186,41 +186,39 @@ impl<'a> Tracer<'a> {
         if held { Ok(()) } else { resume(thread, None) }
     }
 
+    /// What the thread is in now, and whether it is kept there.
     fn enter(&mut self, stage: Stage, thread: Pid, entered: Entered) -> Result<(Thread, bool)> {
-        let inside = |stage, inside| Thread { stage, inside: Some(inside) };
-        match stage {
-            Stage::Before => return Ok((inside(stage, Inside::Other), false)),
-            Stage::Loading if entered.begins_the_program() => {
-                return Ok((inside(Stage::Running, Inside::Other), false));
-            }
-            Stage::Loading => return Ok((inside(stage, Inside::Other), false)),
-            Stage::Running => {}
+        let inside = |inside| Thread { stage, inside: Some(inside) };
+        if stage != Stage::Running {
+            let begins = stage == Stage::Loading && entered.begins_the_program();
+            let stage = if begins { Stage::Running } else { stage };
+            return Ok((Thread { stage, inside: Some(Inside::Other) }, false));
         }
         if entered.waits() && self.hold.as_ref().is_some_and(|hold| hold.heard) {
             self.release()?;
         }
         if entered.listens() {
-            return Ok((inside(stage, Inside::Listening), false));
+            return Ok((inside(Inside::Listening), false));
         }
-        let Some((what, path)) = entered.deed()? else { return Ok((inside(stage, Inside::Other), false)) };
+        let Some((what, path)) = entered.deed()? else { return Ok((inside(Inside::Other), false)) };
         let call = Call::new(what, &path, thread, &self.calls);
         let (deed, number) = ((self.decide)(&call), self.calls.len());
         self.calls.push(call);
         match deed {
-            Deed::Pass => Ok((inside(stage, Inside::Call(number, None)), false)),
+            Deed::Pass => Ok((inside(Inside::Call(number, None)), false)),
             Deed::Fail(errno) => {
                 // The descriptor is gone even when closing it fails.
                 if what != "close" {
                     gone(entered.skip())?;
                 }
-                Ok((inside(stage, Inside::Call(number, Some(errno))), false))
+                Ok((inside(Inside::Call(number, Some(errno))), false))
             }
             Deed::Signal(signal) => {
                 gone(kill(thread, signal))?;
                 // Where nobody else is, the signal is for this one, which must go on to get it.
                 let held = signal != Signal::SIGKILL && self.threads.len() > 1;
                 self.hold = held.then_some(Hold { thread, heard: false });
-                Ok((inside(stage, Inside::Call(number, None)), held))
+                Ok((inside(Inside::Call(number, None)), held))
             }
         }
     }

@@ -25,8 +25,7 @@ struct Rivals {
     repo: Repo,
     name: String,
     contents: [Vec<u8>; 2],
-    codecs: [&'static str; 2],
-    commands: [Rehearsal; 2],
+    writers: [(Rehearsal, &'static str); 2],
 }
 
 impl Rivals {
@@ -47,10 +46,10 @@ impl Rivals {
             let args = ["--repo", repo.arg()?, "-D", scene.cluster.pgdata_arg()?, file];
             Ok(Rehearsal::new(&scene.sandbox, "archive-wal", &args))
         };
-        let commands = [rehearse("ours", &contents[0])?, rehearse("theirs", &contents[1])?];
-        let rivals = Self { repo, name, contents, codecs, commands, scene };
+        let writers = [(rehearse("ours", &contents[0])?, codecs[0]), (rehearse("theirs", &contents[1])?, codecs[1])];
+        let rivals = Self { scene, repo, name, contents, writers };
         // Each is fine by itself.
-        for command in &rivals.commands {
+        for (command, _) in &rivals.writers {
             rivals.scene.sandbox.clear(rivals.repo.path())?;
             command.run()?.success()?;
         }
@@ -60,12 +59,13 @@ impl Rivals {
     /// Both at once, into a repository that is not there yet; whether each of them was told that its file is archived.
     fn meet(&self, round: u32) -> Result<[bool; 2]> {
         self.scene.sandbox.clear(self.repo.path())?;
-        let start = |number: usize| -> Result<_> {
-            let mut command = self.commands[number].command_by("sh", &["-c", WAIT_THEN_RUN])?;
-            command.env("HOLDFAST_COMPRESSION", self.codecs[number]);
+        let start = |(command, codec): &(Rehearsal, &str)| -> Result<_> {
+            let mut command = command.command_by("sh", &["-c", WAIT_THEN_RUN])?;
+            command.env("HOLDFAST_COMPRESSION", codec);
             Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
         };
-        let mut children = [start(0)?, start(1)?];
+        let [one, two] = &self.writers;
+        let mut children = [start(one)?, start(two)?];
         for child in &mut children {
             child.stdout.take().context("a pipe")?.read_exact(&mut [0])?;
         }
