@@ -23,6 +23,8 @@ struct Shape {
     node: Cluster,
     /// The bytes that it must get; none where no repository has the file.
     expected: Option<Vec<u8>>,
+    /// The code of an undisturbed call.
+    usual: i32,
     command: Rehearsal,
 }
 
@@ -32,28 +34,42 @@ enum Place {
     First,
     /// In the second repository; the first knows the cluster, and nothing of the file.
     Second,
+    /// In none, and none has a later one.
     Nowhere,
+    /// In none, but both have a later one.
+    Hole,
 }
 
 impl Shape {
     fn new(file: usize, place: Place) -> Result<Self> {
         let scene = Scene::new()?;
         let repos = [Repo::new(&scene.sandbox, "one")?, Repo::new(&scene.sandbox, "two")?];
-        let (one, two) = (&repos[0], &repos[1]);
-        // The first segment and the history are in both, so that each knows the cluster.
-        let asked = if place == Place::Nowhere { None } else { Some(file) };
-        for repo in [one, two] {
-            scene.archive(0, &[repo])?.run()?.success()?;
+        let [one, two] = &repos;
+        // Both know the cluster, and have something of it.
+        let known = if place == Place::Hole { file + 1 } else { 0 };
+        for repo in &repos {
+            scene.archive(known, &[repo])?.run()?.success()?;
         }
-        if let Some(number) = asked {
-            scene.archive(number, &[if place == Place::Second { two } else { one }])?.run()?.success()?;
-        }
+        let (usual, repo) = match place {
+            Place::First => (0, Some(one)),
+            Place::Second => (0, Some(two)),
+            Place::Nowhere => (1, None),
+            Place::Hole => (201, None),
+        };
         let (name, node) = (scene.name(file)?, scene.cluster.bare_node("node")?);
-        let expected = asked.and_then(|_| scene.files.get(&name).cloned());
-        let args = ["--repo", one.arg()?, "--repo", two.arg()?, &name, "pg_wal/RECOVERYXLOG"];
-        let args = if place == Place::First { [&args[..2], &args[4..]].concat() } else { args.to_vec() };
+        let expected = repo.and_then(|_| scene.files.get(&name).cloned());
+        if let Some(repo) = repo {
+            scene.archive(file, &[repo])?.run()?.success()?;
+        }
+        let config = scene.sandbox.path().join("impatient.toml");
+        scene.sandbox.write(&config, b"[restore]\nhole-grace = \"1ms\"\n")?;
+        let mut args = vec!["--config", config.to_str().context("text")?, "--repo", one.arg()?];
+        if place != Place::First {
+            args.extend(["--repo", two.arg()?]);
+        }
+        args.extend([name.as_str(), "pg_wal/RECOVERYXLOG"]);
         let command = Rehearsal::new(&scene.sandbox, "restore-wal", &args).within(node.pgdata());
-        Ok(Self { scene, node, expected, command })
+        Ok(Self { scene, node, expected, usual, command })
     }
 
     fn destination(&self) -> PathBuf {
@@ -68,14 +84,9 @@ impl Shape {
         self.scene.sandbox.write(&self.destination(), OLD)
     }
 
-    /// The code of an undisturbed call.
-    fn usual(&self) -> i32 {
-        i32::from(self.expected.is_none())
-    }
-
     fn calls(&self) -> Result<Vec<Call>> {
         self.reset()?;
-        syscalls::calls(&self.command, self.usual())
+        syscalls::calls(&self.command, self.usual)
     }
 
     fn attempt(&self, fault: &Fault, mut end: impl FnMut(&Ran) -> bool) -> Result<()> {
@@ -87,7 +98,7 @@ impl Shape {
             };
             judge().with_context(|| traced.ran.to_string())?;
         }
-        self.command.run()?.expect_code(self.usual())?;
+        self.command.run()?.expect_code(self.usual)?;
         let found = fs::read(self.destination())?;
         ensure!(found == self.expected.as_deref().unwrap_or(OLD), "not what was asked for");
         Ok(())
@@ -114,6 +125,7 @@ impl Shape {
 #[case::a_history("history", 3, Place::First, 20)]
 #[case::a_segment_that_is_nowhere("absent", 1, Place::Nowhere, 20)]
 #[case::a_history_that_is_nowhere("absent history", 3, Place::Nowhere, 20)]
+#[case::a_hole("hole", 0, Place::Hole, 20)]
 fn restore_wal_survives_every_answer_of_the_kernel(
     #[case] story: &str,
     #[case] file: usize,
@@ -128,7 +140,7 @@ fn restore_wal_survives_every_answer_of_the_kernel(
         let killed = fault.signal().is_some();
         shape.attempt(fault, |ran| match ran.code {
             // That a file exists nowhere may be said when it is true.
-            Some(code) => !killed && (code == shape.usual() || code >= 200),
+            Some(code) => !killed && (code == shape.usual || code >= 200),
             None => killed && ran.signal == Some(Signal::SIGKILL as i32),
         })
     })
@@ -153,7 +165,7 @@ fn restore_wal_dies_of_the_signal_and_cleans_up(
         shape.attempt(fault, |ran| match (ran.code, ran.signal) {
             (Some(code), _) => {
                 finished += 1;
-                code == shape.usual()
+                code == shape.usual
             }
             (None, signal) => {
                 died += 1;
