@@ -1,5 +1,6 @@
 //! A PostgreSQL cluster: made by initdb, started, stopped, killed, and asked.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -323,6 +324,31 @@ impl Cluster {
             Ok(repo.find_wal(name).is_some() && !ready.exists())
         })
         .with_context(|| format!("{name} on {}:\n{}", self.pgdata.display(), self.log_tail()))
+    }
+
+    /// The WAL files that the server holds for archived, as `pg_wal/archive_status` says.
+    pub fn archived_by_its_own_account(&self) -> Result<BTreeSet<String>> {
+        self.archive_status(".done")
+    }
+
+    /// The WAL files that the server has still to archive.
+    pub fn waiting_to_be_archived(&self) -> Result<BTreeSet<String>> {
+        self.archive_status(".ready")
+    }
+
+    fn archive_status(&self, end: &str) -> Result<BTreeSet<String>> {
+        let entries = fs::read_dir(self.pgdata.join("pg_wal/archive_status"))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names = names.collect::<Result<Vec<String>>>()?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(end)).map(str::to_owned).collect())
+    }
+
+    /// Fails unless the repository holds this file of the server's `pg_wal`, byte for byte.
+    pub fn require_archived(&self, name: &str) -> Result<()> {
+        let repo = self.repo()?;
+        let ours = fs::read(self.pgdata.join("pg_wal").join(name)).with_context(|| format!("read {name}"))?;
+        ensure!(repo.unpack(&repo.wal(name)?)? == ours, "the archived {name} is not the server's");
+        Ok(())
     }
 
     /// How often the archiver gave up after three attempts; it rests for a minute then.

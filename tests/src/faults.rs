@@ -104,6 +104,13 @@ impl Rehearsal {
         Ok(command)
     }
 
+    /// Another program, which gets the command as its last arguments and starts it.
+    pub fn command_by(&self, starter: &str, args: &[&str]) -> Result<std::process::Command> {
+        let mut command = self.sandbox.command(starter)?;
+        command.args(args).arg(self.sandbox.program(self.program)).args(&self.args).current_dir(&self.dir);
+        Ok(command)
+    }
+
     /// Runs it undisturbed.
     pub fn run(&self) -> Result<Ran> {
         process::run(&mut self.command()?, "")

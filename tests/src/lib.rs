@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`account`] | who runs the servers and programs |
 //! | [`faults`] | the programs' own calls of files and stores, and faults planned at them |
+//! | `syscalls` | the programs' system calls, and faults at each of them; on x86-64 |
 //! | [`process`] | child processes with deadlines, and processes found by number |
 //! | [`sandbox`] | a temporary folder that leaves neither files nor servers behind |
 //! | [`postgres`] | where PostgreSQL's programs are |
@@ -16,6 +17,7 @@
 //! | [`repository`] | a repository's objects, and damage done to them |
 //! | [`forge`] | a backup with bad contents and digests that agree with them |
 //! | [`disk`] | file systems of a story's own: small, or read-only |
+//! | [`power`] | a disk whose power can be cut |
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
 //! | [`oracle`] | which transactions a moment holds, read from the WAL by `pg_waldump` |
@@ -35,11 +37,14 @@ pub mod forge;
 pub mod fuzzing;
 pub mod oracle;
 pub mod postgres;
+pub mod power;
 pub mod process;
 pub mod repository;
 pub mod sandbox;
 pub mod settings;
 pub mod stock;
+#[cfg(target_arch = "x86_64")]
+pub mod syscalls;
 pub mod wait;
 pub mod workload;
 

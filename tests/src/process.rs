@@ -102,7 +102,8 @@ pub fn run_and_kill(command: &mut Command, delay: Duration) -> Result<Ran> {
     })
 }
 
-fn run_until(
+/// Runs the command; `end` sees to it that it ends, and answers how, or `None` when it had to be killed.
+pub(crate) fn run_until(
     command: &mut Command,
     input: &str,
     end: impl FnOnce(&mut Child) -> Result<Option<ExitStatus>>,

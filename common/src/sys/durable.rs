@@ -34,7 +34,11 @@ pub(super) fn parent_of(path: &Path) -> &Path {
 /// File systems that cannot sync a directory say so with `EINVAL` or `EBADF`; like PostgreSQL (`fsync_fname_ext` in
 /// `src/backend/storage/file/fd.c`) this takes that for done, because nothing more can be.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    match faults::call("sync", dir, || File::open(dir)?.sync_all()) {
+    faults::call("sync", dir, || sync_opened_dir(&File::open(dir)?))
+}
+
+fn sync_opened_dir(dir: &File) -> io::Result<()> {
+    match dir.sync_all() {
         Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EINVAL | Errno::EBADF)) => Ok(()),
         result => result,
     }
@@ -83,13 +87,14 @@ pub fn create_dir_all(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Syncs the parent of a directory that was already there. Where it cannot be read the directory was made by
-/// somebody with other rights, long before: its durability is not ours.
+/// Syncs the parent of a directory that was already there. Where it cannot be opened the directory was made by
+/// somebody with other rights, long before: its durability is not ours. What can be opened must also be synced.
 fn sync_foreign_parent(path: &Path) -> io::Result<()> {
-    match sync_dir(parent_of(path)) {
+    let parent = parent_of(path);
+    faults::call("sync", parent, || match File::open(parent) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        result => result,
-    }
+        opened => sync_opened_dir(&opened?),
+    })
 }
 
 /// Whether a file of this name is a [`TemporaryFile`] of some Holdfast process, alive or dead.

@@ -4,6 +4,7 @@
 
 mod archive_refusals;
 mod archive_tools;
+mod bit_flips;
 mod damaged_middle;
 mod fault_loops;
 mod fetch_truth;
@@ -17,10 +18,14 @@ mod no_lock_in;
 mod odd_clusters;
 mod pitr_random;
 mod pitr_targets;
+mod power_cuts;
 mod promotion;
 mod retention_keeps;
 mod rollback;
 mod short_story;
 mod started_by_root;
+#[cfg(target_arch = "x86_64")]
+mod syscalls;
 mod timelines;
+mod two_archivers;
 mod wal_path;

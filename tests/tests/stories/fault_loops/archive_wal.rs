@@ -9,17 +9,17 @@ use e2e::{Cluster, Repo, Sandbox, StopMode};
 use rstest::rstest;
 
 /// A stopped cluster with two finished segments, the files of a promotion, and no archive.
-struct Scene {
-    sandbox: Sandbox,
-    cluster: Cluster,
+pub(crate) struct Scene {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) cluster: Cluster,
     /// The WAL files' names and contents, as the server has them.
-    files: BTreeMap<String, Vec<u8>>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
 }
 
 const HISTORY: &str = "00000002.history";
 
 impl Scene {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let sandbox = Sandbox::in_memory()?;
         let cluster = Recipe::new("pg").segment_mb(1).set("wal_keep_size", "1GB").start(&sandbox)?;
         let names = [cluster.end_segment()?, cluster.end_segment()?];
@@ -36,13 +36,13 @@ impl Scene {
     }
 
     /// The name of the `number`th file, counted from 0: two segments, the child's segment, its history.
-    fn name(&self, number: usize) -> Result<String> {
+    pub(crate) fn name(&self, number: usize) -> Result<String> {
         let mut names: Vec<&String> = self.files.keys().collect();
         names.sort_by_key(|name| (name.len() < 24, *name));
         names.get(number).map(|&name| name.clone()).context("four files")
     }
 
-    fn archive(&self, number: usize, repos: &[&Repo]) -> Result<Rehearsal> {
+    pub(crate) fn archive(&self, number: usize, repos: &[&Repo]) -> Result<Rehearsal> {
         let path = format!("pg_wal/{}", self.name(number)?);
         let repos = repos.iter().map(|repo| repo.arg()).collect::<Result<Vec<_>>>()?;
         let mut args: Vec<&str> = repos.iter().flat_map(|repo| ["--repo", repo]).collect();
@@ -51,7 +51,7 @@ impl Scene {
     }
 
     /// Every object is whole, and every archived file is the server's, byte for byte.
-    fn require_true(&self, repo: &Repo) -> Result<()> {
+    pub(crate) fn require_true(&self, repo: &Repo) -> Result<()> {
         repo.require_json()?;
         for (name, object) in repo.wal_objects() {
             let ours = self.files.get(&name).with_context(|| format!("nobody archived {name}"))?;

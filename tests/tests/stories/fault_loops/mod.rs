@@ -4,7 +4,7 @@
 //! The calls are those of the real programs (`e2e::faults`). A loop runs a command once to learn its calls, then with a
 //! fault at each, looks at what is visible, runs the same command undisturbed, and looks again.
 
-mod archive_wal;
+pub(crate) mod archive_wal;
 mod basebackup;
 mod kills;
 mod recover;

@@ -147,3 +147,54 @@ fn a_full_disk_under_a_recovery() -> Result<()> {
         Ok(())
     })
 }
+
+/// A disk fills up while a server archives to it, and later cannot be written to for a while: the archiver goes on, what
+/// it calls archived is there, and when the cause is gone everything arrives.
+#[test]
+fn archiving_under_load_outlives_a_full_and_a_read_only_disk() -> Result<()> {
+    if !settings::has_root("archiving_under_load_outlives_a_full_and_a_read_only_disk") {
+        return Ok(());
+    }
+    disk::in_private(|| {
+        let sandbox = Sandbox::in_memory()?;
+        let disk = Disk::new(&sandbox, "disk", "size=20m")?;
+        let repo = Repo::new(&sandbox, "disk/repo")?;
+        let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).set("wal_keep_size", "4GB").start(&sandbox)?;
+        cluster.sql("create table t (a text)")?;
+        until_archiving_fails(&cluster, "no space left")?;
+        disk.resize("size=400m")?;
+        everything_arrives(&cluster)?;
+        let mount = Disk::read_only(repo.path())?;
+        until_archiving_fails(&cluster, "read-only")?;
+        drop(mount);
+        everything_arrives(&cluster)
+    })
+}
+
+/// Writes WAL that hardly compresses until the archiver fails with these words, and looks at what is archived then.
+fn until_archiving_fails(cluster: &Cluster, words: &str) -> Result<()> {
+    let row = "string_agg(md5(random()::text), '')";
+    let write = format!("insert into t select {row} from generate_series(1, 200000) n group by n % 5000");
+    e2e::wait::until("archiving fails", || {
+        cluster.sql(&write)?;
+        Ok(cluster.log().to_lowercase().contains(words))
+    })?;
+    let repo = cluster.repo()?;
+    repo.require_whole()?;
+    let left = e2e::sandbox::walk(repo.path());
+    // One may be at work just now.
+    let hidden = left.iter().filter(|path| path.extension() == Some("tmp".as_ref())).count();
+    ensure!(hidden <= 1, "{left:?}");
+    ensure!(!cluster.waiting_to_be_archived()?.is_empty());
+    let archived = cluster.archived_by_its_own_account()?;
+    ensure!(!archived.is_empty());
+    archived.iter().try_for_each(|name| cluster.require_archived(name))
+}
+
+fn everything_arrives(cluster: &Cluster) -> Result<()> {
+    // An archiver that has given up rests for a minute, unless a segment ends.
+    cluster.end_segment()?;
+    e2e::wait::until("everything is archived", || Ok(cluster.waiting_to_be_archived()?.is_empty()))?;
+    let archived = cluster.archived_by_its_own_account()?;
+    archived.iter().try_for_each(|name| cluster.require_archived(name))
+}
