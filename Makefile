@@ -61,7 +61,8 @@ demo: postgresql ## watch a cluster lose a table and get it back
 
 bench: postgresql ## measure beside a shell pipe and pgBackRest, where it is installed; a report in Markdown
 	$(CARGO) build --release --workspace --bins --locked
-	@target/release/holdfast-bench
+	$(CARGO) build --profile faulty -p restore-wal --bins --locked --features common/faults
+	@HOLDFAST_BENCH_SLOW_STORE=target/faulty/restore-wal target/release/holdfast-bench
 
 lint: ## what CI checks before the tests
 	$(CARGO) fmt --all --check

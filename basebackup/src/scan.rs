@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use common::archive::spool::NAME_AMONG_OTHERS;
 use common::pg::exclusions::{self, Verdict};
 use common::repo::index::{DirectoryEntry, RelativePath};
 use common::report::Cancel;
@@ -109,6 +110,9 @@ impl Walk<'_> {
         let mut below = Vec::new();
         for (name, kind) in entries {
             let path = relative.join(&name);
+            if path == Path::new(NAME_AMONG_OTHERS) {
+                continue;
+            }
             let is_wal = path == Path::new(WAL);
             let is_directory = kind.is_dir() || is_wal;
             match exclusions::verdict(&path, is_directory) {
@@ -292,6 +296,7 @@ mod tests {
         let tree = Tree::new(&[
             "PG_VERSION",
             "postmaster.pid",
+            ".holdfast-spool/acknowledged/x",
             "backup_label",
             "global/pg_control",
             "global/1262",

@@ -188,6 +188,13 @@ pub fn signal(pid: i32, signal: Signal) -> Result<()> {
     }
 }
 
+/// The largest resident set that the process has had so far, in bytes; `None` when it is gone.
+pub fn peak_memory(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+}
+
 /// Waits until every one of the processes is gone.
 pub fn wait_gone(pids: &[i32]) -> Result<()> {
     wait::until("the processes end", || Ok(!pids.iter().any(|&pid| alive(pid))))

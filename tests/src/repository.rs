@@ -33,6 +33,12 @@ impl Repo {
         &self.path
     }
 
+    /// Removes it, and what its writers remember of it: to them it was never there.
+    pub fn forget(&self) -> Result<()> {
+        self.sandbox.clear(&self.path)?;
+        self.sandbox.clear(&self.sandbox.path().join("home/.local"))
+    }
+
     /// Its folder as an argument of a program.
     pub fn arg(&self) -> Result<&str> {
         self.path.to_str().context("a path of a test is text")

@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -44,6 +45,9 @@ pub enum FaultKind {
     Run(Arc<dyn Fn() + Send + Sync>),
     /// The process is killed by SIGKILL.
     Die(Moment),
+    /// Not one call but every one takes so much longer, as with a store that is far away; the reads and writes of an
+    /// object do not, they stream.
+    Slow(Duration),
 }
 
 /// When a process dies.
@@ -67,6 +71,7 @@ impl fmt::Debug for FaultKind {
             Self::Short => f.write_str("Short"),
             Self::Run(_) => f.write_str("Run"),
             Self::Die(moment) => write!(f, "Die({moment:?})"),
+            Self::Slow(time) => write!(f, "Slow({time:?})"),
         }
     }
 }
@@ -106,6 +111,11 @@ impl Counter {
         if let Some((mut file, class)) = self.trace.as_ref().map(|(file, class)| (file, class)) {
             // One write a line, so that those of several threads do not mix. A trace that is lost shows in the test.
             drop(file.write_all(format!("{class} {call} {what} {name}\n").as_bytes()));
+        }
+        if let Some(FaultPlan { kind: FaultKind::Slow(time), .. }) = self.plan
+            && !matches!(what, "read" | "write")
+        {
+            std::thread::sleep(time);
         }
         let kind = self.plan.as_ref().filter(|plan| plan.at == call).map(|plan| plan.kind.clone());
         if let Some(FaultKind::Run(run)) = &kind {
@@ -150,7 +160,7 @@ impl Fault {
                 drop(call());
                 die()
             }
-            Some(FaultKind::Truncate(_) | FaultKind::Run(_)) | None => call(),
+            Some(FaultKind::Truncate(_) | FaultKind::Run(_) | FaultKind::Slow(_)) | None => call(),
         }
     }
 
@@ -268,6 +278,16 @@ mod tests {
         let mut file = Vec::new();
         let written = fault(kind).around_write(b"0123", |bytes| file.write_all(bytes));
         assert_eq!((written.map_err(|error| error.kind()), &file[..]), (answer, kept));
+    }
+
+    #[test]
+    fn a_slow_store_takes_its_time_at_every_call() {
+        let time = Duration::from_millis(5);
+        let counter = Counter::new(Some(FaultPlan { at: 0, kind: FaultKind::Slow(time) }));
+        let watch = crate::sys::clock::Stopwatch::start();
+        let answers: Vec<bool> = (0..3).map(|_| counter.next("stat", &"x").around_io(|| Ok(())).is_ok()).collect();
+        assert!(watch.elapsed() >= 3 * time);
+        assert_eq!(answers, [true; 3]);
     }
 
     #[rstest]

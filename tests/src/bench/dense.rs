@@ -8,13 +8,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::Recipe;
-use crate::{Cluster, Sandbox, settings};
+use crate::{Cluster, Sandbox, StopMode, settings};
 
 /// What `zstd -1` must make of the WAL for the figures to count.
 pub const RATIO: std::ops::RangeInclusive<f64> = 2.8..=3.5;
 
-/// Half of each row are digests, which halve at best; the rest are small numbers and words that repeat.
-const ROW: &str = "i::int as id, (i * 7919) % 100000 as customer, (i * 31) % 1000 as quantity,
+/// A row's columns, made of its number `i`. Half of each row are digests, which halve at best; the rest are small numbers and words that repeat.
+pub const ROW: &str = "i::int as id, (i * 7919) % 100000 as customer, (i * 31) % 1000 as quantity,
     timestamp '2024-01-01' + i * interval '7 seconds' as placed_at, md5(i::text) || md5((i * 3)::text) as token,
     (array['new','paid','packed','shipped','returned'])[1 + i % 5] as state,
     'Order of customer ' || (i * 7919) % 100000 || ', to be sent by '
@@ -29,6 +29,10 @@ const BATCH_ROWS: u64 = 200_000;
 pub struct Dense {
     /// The cluster; it runs.
     pub cluster: Cluster,
+    /// A copy of its files from before the rows, as if the power had gone then.
+    pub base: PathBuf,
+    /// Every segment written since, oldest first.
+    pub written: Vec<PathBuf>,
     /// Whole, full segments of dense WAL, oldest first.
     pub segments: Vec<PathBuf>,
     /// How many times smaller `zstd -1` makes the first of them.
@@ -54,6 +58,12 @@ pub fn make(sandbox: &Sandbox, table_mb: u64) -> Result<Dense> {
         .set("full_page_writes", "on")
         .start(sandbox)?;
     cluster.sql(&format!("create table orders as select {ROW} from generate_series(1, 0) i"))?;
+    cluster.sql("checkpoint")?;
+    cluster.stop(StopMode::Immediate)?;
+    let base = sandbox.path().join("base");
+    sandbox.copy(cluster.pgdata(), &base)?;
+    cluster.start()?;
+    let began = cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")?;
     let rows = table_mb * 1024 * 1024 / ROW_BYTES;
     for first in (1..=rows).step_by(usize::try_from(BATCH_ROWS)?) {
         let last = rows.min(first + BATCH_ROWS - 1);
@@ -62,25 +72,27 @@ pub fn make(sandbox: &Sandbox, table_mb: u64) -> Result<Dense> {
     cluster.sql("vacuum freeze orders; checkpoint")?;
     let last = cluster.end_segment()?;
     crate::wait::until("the last segment is copied", || Ok(copies.join(&last).exists()))?;
-    let segments = whole_segments(&copies, &last)?;
+    let written = segments_between(&copies, &began, &last)?;
+    // The first few are full of the catalogs' rows.
+    let segments: Vec<PathBuf> = written.iter().skip(3).cloned().collect();
     let ratio = ratio_of(segments.first().context("no WAL was written")?)?;
     ensure!(
         RATIO.contains(&ratio),
         "zstd -1 makes the WAL {ratio:.2} times smaller, which is not what these rows are for"
     );
-    let dense = Dense { cluster, segments, ratio };
+    let dense = Dense { cluster, base, written, segments, ratio };
     settings::tell(&format!("made {} MB of databases, {} segments", dense.databases_mb()?, dense.segments.len()));
     Ok(dense)
 }
 
-/// Those written while rows came in: neither the first few, full of the catalogs' rows, nor the last, cut short.
-fn whole_segments(copies: &Path, last: &str) -> Result<Vec<PathBuf>> {
+/// Those in the folder from `first` on and before `end`, which is cut short.
+fn segments_between(copies: &Path, first: &str, end: &str) -> Result<Vec<PathBuf>> {
     let mut names: Vec<String> = std::fs::read_dir(copies)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.len() == 24 && name.as_str() < last)
+        .filter(|name| name.len() == 24 && (first..end).contains(&name.as_str()))
         .collect();
     names.sort();
-    Ok(names.into_iter().skip(3).map(|name| copies.join(name)).collect())
+    Ok(names.into_iter().map(|name| copies.join(name)).collect())
 }
 
 /// The packed bytes go through a file: whatever this process holds in memory would be the floor of every figure.

@@ -12,12 +12,16 @@
 //! | [`rival`] | pgBackRest on the same cluster with the same codec, level and jobs |
 //! | [`wal`] | rows for one WAL segment: push, fetch, start-up |
 //! | [`whole`] | rows for a whole cluster: backup and restore |
+//! | [`drain`] | rows for a backlog of WAL, and for keeping up |
+//! | [`replay`] | rows for replay through `restore-wal` |
 //! | [`memory`] | peak memory at each level |
 //! | [`report`] | terms and tables in Markdown, ready for `docs/BENCHMARKS.md` |
 
 pub mod dense;
+pub mod drain;
 pub mod measure;
 pub mod memory;
+pub mod replay;
 pub mod report;
 pub mod rival;
 pub mod stage;
@@ -35,18 +39,23 @@ pub struct Terms {
     pub jobs: usize,
     /// The level of zstd.
     pub level: u32,
+    /// How long a server writes as fast as it can, in seconds.
+    pub flood_seconds: u64,
 }
 
-/// Whether these rows are wanted: all are, unless `HOLDFAST_BENCH_ROWS` names others (`wal`, `whole`, `memory`).
+/// Whether these rows are wanted: all are, unless `HOLDFAST_BENCH_ROWS` names others (`wal`, `drain`, `replay`, `whole`,
+/// `memory`).
 pub fn wants(rows: &str) -> bool {
     std::env::var("HOLDFAST_BENCH_ROWS").map_or(true, |wanted| wanted.split([' ', ',']).any(|name| name == rows))
 }
 
 impl Terms {
-    /// The fixed terms; `HOLDFAST_BENCH_RUNS` and `HOLDFAST_BENCH_MB` make a quicker, rougher run.
+    /// The fixed terms; `HOLDFAST_BENCH_RUNS`, `HOLDFAST_BENCH_MB` and `HOLDFAST_BENCH_SECONDS` make a quicker, rougher run.
     pub fn from_environment() -> Self {
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let runs = number("HOLDFAST_BENCH_RUNS").and_then(|runs| usize::try_from(runs).ok()).unwrap_or(11);
-        Self { runs: runs.max(2), table_mb: number("HOLDFAST_BENCH_MB").unwrap_or(2048), jobs: 2, level: 1 }
+        let flood_seconds = number("HOLDFAST_BENCH_SECONDS").unwrap_or(120);
+        let table_mb = number("HOLDFAST_BENCH_MB").unwrap_or(2048);
+        Self { runs: runs.max(2), table_mb, jobs: 2, level: 1, flood_seconds }
     }
 }

@@ -53,6 +53,31 @@ impl PgBackRest {
         format!("pgbackrest --config={} --stanza={STANZA} archive-push %p", self.config.display())
     }
 
+    /// What archives asynchronously, but for the path: the first call starts a process that goes on through everything
+    /// that is ready, the later ones wait for its word.
+    pub fn asynchronous_push(&self) -> Result<String> {
+        let spool = self.sandbox.folder("pgbackrest-spool")?;
+        Ok(format!(
+            "pgbackrest --config={} --stanza={STANZA} --archive-async --spool-path={} archive-push",
+            self.config.display(),
+            spool.display()
+        ))
+    }
+
+    /// Waits until nothing is pushed any more, and empties the archive.
+    pub fn forget_wal(&self) -> Result<()> {
+        crate::wait::until("pgbackrest has ended", || {
+            Ok(self.sandbox.run_other("pgrep", &["-f", "archive-push:async"])?.code != Some(0))
+        })?;
+        let archive = self.repository.join("archive").join(STANZA);
+        for entry in std::fs::read_dir(&archive)?.filter_map(std::result::Result::ok) {
+            if entry.path().is_dir() {
+                self.sandbox.clear(&entry.path())?;
+            }
+        }
+        self.sandbox.clear(&self.sandbox.path().join("pgbackrest-spool"))
+    }
+
     /// Archives one segment. It must lie in the cluster's `pg_wal`.
     pub fn push(&self, segment: &Path) -> Result<Cost> {
         measure::run(self.command(&["archive-push"])?.arg(segment))

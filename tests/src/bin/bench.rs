@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::account::Account;
 use e2e::bench::rival::PgBackRest;
 use e2e::bench::stage::{Stage, configure};
-use e2e::bench::{Terms, dense, memory, report, wal, wants, whole};
+use e2e::bench::{Terms, dense, drain, memory, replay, report, wal, wants, whole};
 use e2e::{Sandbox, settings};
 use nix::unistd::Uid;
 
@@ -36,6 +36,12 @@ fn as_the_servers_account() -> Result<()> {
     let mut command = account.command(&own);
     let programs = sandbox.program("archive-wal");
     command.env("HOLDFAST_TEST_BIN", programs.parent().context("programs lie in a folder")?);
+    if let Some(program) = std::env::var_os(replay::SLOW_PROGRAM) {
+        let staged = sandbox.path().join("restore-wal-slow");
+        std::fs::copy(&program, &staged).context("copy the slow restore-wal to where the account can go")?;
+        std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(0o755))?;
+        command.env(replay::SLOW_PROGRAM, staged);
+    }
     let status = command.status().context("start the benchmark")?;
     ensure!(status.success(), "{status}");
     Ok(())
@@ -54,6 +60,14 @@ fn bench() -> Result<()> {
     if wants("wal") {
         settings::tell("one segment");
         report::print(&wal::rows(&stage, &repo)?);
+    }
+    if wants("drain") {
+        settings::tell("a backlog");
+        report::print(&drain::rows(&stage)?);
+    }
+    if wants("replay") {
+        settings::tell("replay");
+        report::print(&replay::rows(&stage)?);
     }
     if wants("whole") {
         settings::tell("the whole cluster");

@@ -78,7 +78,7 @@ fn what_was_archived_survives_a_power_cut() -> Result<()> {
         let place = |name: &str| -> Result<Repo> {
             let repo = Repo::new(&scene.sandbox, &format!("disk/{name}"))?;
             // archive-wal makes the folder as well.
-            scene.sandbox.clear(repo.path())?;
+            repo.forget()?;
             Ok(repo)
         };
         let calls = scene.archive(0, &[&place("calls")?])?.calls()?;
@@ -86,7 +86,7 @@ fn what_was_archived_survives_a_power_cut() -> Result<()> {
         for (round, way) in WAYS.into_iter().cycle().take(cuts(story, 15)).enumerate() {
             let repo = place(&format!("repo{round:03}"))?;
             archive_and_cut(&scene, &disk, &repo, way, &kill).with_context(|| format!("round {round}: {way:?}"))?;
-            scene.sandbox.clear(repo.path())?;
+            repo.forget()?;
         }
         Ok(())
     })

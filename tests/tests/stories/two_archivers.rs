@@ -50,7 +50,7 @@ impl Rivals {
         let rivals = Self { scene, repo, name, contents, writers };
         // Each is fine by itself.
         for (command, _) in &rivals.writers {
-            rivals.scene.sandbox.clear(rivals.repo.path())?;
+            rivals.repo.forget()?;
             command.run()?.success()?;
         }
         Ok(rivals)
@@ -58,7 +58,7 @@ impl Rivals {
 
     /// Both at once, into a repository that is not there yet; whether each of them was told that its file is archived.
     fn meet(&self, round: u32) -> Result<[bool; 2]> {
-        self.scene.sandbox.clear(self.repo.path())?;
+        self.repo.forget()?;
         let start = |(command, codec): &(Rehearsal, &str)| -> Result<_> {
             let mut command = command.command_by("sh", &["-c", WAIT_THEN_RUN])?;
             command.env("HOLDFAST_COMPRESSION", codec);

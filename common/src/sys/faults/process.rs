@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::{Counter, FaultKind, FaultPlan, Moment};
 use crate::report::Advice;
@@ -52,11 +53,16 @@ fn parse(text: &str) -> Result<(&'static str, FaultPlan), Advice> {
     let parsed = text.split_once(':').and_then(|(class, rest)| {
         let class = [FILES, STORES].into_iter().find(|known| *known == class)?;
         let (kind, at) = rest.split_once('@')?;
+        if kind == "slow" {
+            let time = Duration::from_millis(at.parse().ok()?);
+            return Some((class, FaultPlan { at: 0, kind: FaultKind::Slow(time) }));
+        }
         Some((class, FaultPlan { at: at.parse().ok()?, kind: kind_of(kind)? }))
     });
     parsed.ok_or_else(|| {
         Advice::usage(format!("{PLAN_VARIABLE}: {text:?} plans no fault")).hint(
-            "write file:KIND@N or store:KIND@N; KIND is fail, after, full, short, kill, torn or killed, N the call",
+            "write file:KIND@N or store:KIND@N; KIND is fail, after, full, short, kill, torn or killed, N the call; \
+             or store:slow@MILLISECONDS",
         )
     })
 }
@@ -84,6 +90,13 @@ mod tests {
         let (class, plan) = parse("store:torn@17").unwrap();
         assert_eq!((class, plan.at), ("store", 17));
         assert!(matches!(plan.kind, FaultKind::Die(Moment::Halfway)));
+    }
+
+    #[test]
+    fn a_slow_store_has_no_call_of_its_own() {
+        let (class, plan) = parse("store:slow@50").unwrap();
+        assert_eq!(class, "store");
+        assert!(matches!(plan.kind, FaultKind::Slow(time) if time == Duration::from_millis(50)));
     }
 
     #[rstest]

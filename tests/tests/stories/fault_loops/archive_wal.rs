@@ -76,7 +76,7 @@ fn archive_wal_survives_every_fault(#[case] story: &str, #[case] before: &[usize
         scene.archive(number, &[&start])?.run()?.success()?;
     }
     let reset = || match before {
-        [] => scene.sandbox.clear(repo.path()),
+        [] => repo.forget(),
         _ => scene.sandbox.copy(start.path(), repo.path()),
     };
     reset()?;
@@ -95,8 +95,8 @@ fn archive_wal_to_two_repositories_survives_every_fault() -> Result<()> {
     let (command, name) = (scene.archive(0, &[&one, &two])?, scene.name(0)?);
     let calls = command.calls()?;
     try_each("archive-wal, two", &calls, &e2e::faults::some("archive-wal, two", &calls, 5), |fault| {
-        scene.sandbox.clear(one.path())?;
-        scene.sandbox.clear(two.path())?;
+        one.forget()?;
+        two.forget()?;
         attempt(&scene, &command, fault, &name, &[&one, &two])
     })
 }

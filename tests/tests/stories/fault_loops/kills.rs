@@ -81,7 +81,7 @@ fn archive_wal<'a>(scene: &'a Scene, segment: &str) -> Result<Victim<'a>> {
     let (fresh, seen) = (archive.clone(), archive.clone());
     Victim::new(
         command,
-        move || scene.sandbox.clear(fresh.path()),
+        move || fresh.forget(),
         move || seen.require_whole(),
         move || {
             archive.require_whole()?;

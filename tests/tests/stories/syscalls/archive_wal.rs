@@ -40,7 +40,7 @@ impl Shape {
     /// Everything as it was before the file came.
     fn reset(&self) -> Result<()> {
         for repo in &self.repos {
-            self.scene.sandbox.clear(repo.path())?;
+            repo.forget()?;
         }
         match self.repos.first() {
             Some(repo) if self.start.path().join("main").exists() => {

@@ -50,8 +50,7 @@ fn hazard_17_an_acknowledgement_is_for_these_repositories_alone() -> Result<()> 
     backlog.holds(&second, &backlog.ready[1..2])?;
 
     // Another repository at the same place.
-    backlog.sandbox.clear(backlog.repo.path())?;
-    backlog.sandbox.clear(&backlog.sandbox.path().join("home/.local"))?;
+    backlog.repo.forget()?;
     backlog.archive(2, &["--batch", "1"])?.success()?;
     backlog.holds(&backlog.repo, &backlog.ready[2..3])?;
 
