@@ -57,10 +57,11 @@ pub(crate) fn everywhere(request: &Request, ctx: &Context) -> anyhow::Result<Vec
         } else {
             Duration::ZERO
         };
+        // Whoever asked this process to end wants no answer.
+        ctx.cancel.check()?;
         if wait.is_zero() {
             return Ok(findings);
         }
-        ctx.cancel.check()?;
         std::thread::sleep(RETRY_PAUSE.min(wait));
     }
 }

@@ -370,9 +370,9 @@ impl Cluster {
         self.ask("select timeline_id from pg_control_checkpoint()")
     }
 
-    /// Runs `archive-wal` as the server would: from the data directory, on this path.
+    /// Runs `archive-wal` as the server would: from the data directory, on this path. It takes nothing else along.
     pub fn archive_wal(&self, path: &str) -> Result<Ran> {
-        self.sandbox.run_in(&self.pgdata, "archive-wal", &["--repo", self.repo()?.arg()?, path])
+        self.sandbox.run_in(&self.pgdata, "archive-wal", &["--repo", self.repo()?.arg()?, "--batch", "1", path])
     }
 
     /// Runs `restore-wal` as the server would: from the data directory, to this path.

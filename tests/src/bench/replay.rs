@@ -42,15 +42,17 @@ pub fn rows(stage: &Stage<'_>) -> Result<String> {
     let repo = configure(stage.sandbox, "replayed", stage.terms.level)?;
     let scene = Scene { stage, port: stage.sandbox.new_port().to_string(), peak: AtomicU64::new(0) };
     scene.archive(&repo)?;
-    let with = |program: OsString| Ok(format!("{} --config {}.toml %f %p", program.display(), repo.arg()?));
+    let with = |program: OsString| -> Result<String> {
+        Ok(format!("{} --config {}.toml %f %p", program.display(), repo.arg()?))
+    };
     let ours = with(stage.sandbox.program("restore-wal").into())?;
     let moving = format!("mv {}/%f %p", scene.plain().display());
+    let slow = std::env::var_os(SLOW_PROGRAM).map(with).transpose()?.map(|command| format!("{SLOW} {command}"));
     let mut contenders = vec![
         Contender::new("uncompressed in pg_wal", |_| scene.replay(None)),
         Contender::new("`mv`", |_| scene.replay(Some(&moving))),
         Contender::new("restore-wal", |_| scene.replay(Some(&ours))),
     ];
-    let slow = std::env::var_os(SLOW_PROGRAM).map(with).transpose()?.map(|command| format!("{SLOW} {command}"));
     if let Some(slow) = &slow {
         let name = "restore-wal, every call of the store 50 ms slower";
         contenders.push(Contender::new(name, |_| scene.replay(Some(slow))));

@@ -127,7 +127,7 @@ fn a_vanished_repository_is_told() -> Result<()> {
     set_permissions(above, Permissions::from_mode(0o500))?;
     let answers = scene.ask();
     set_permissions(above, Permissions::from_mode(0o700))?;
-    for (ran, code) in answers?.into_iter().zip([1, 210, 10, 10, 10, 10, 10, 10]) {
+    for (ran, code) in answers?.into_iter().zip([10, 210, 10, 10, 10, 10, 10, 10]) {
         orderly(ran)?.expect_code(code)?.says(&[scene.repo.arg()?])?;
     }
     ensure!(!scene.repo.path().exists());
