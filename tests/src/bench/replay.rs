@@ -105,11 +105,9 @@ impl Scene<'_> {
         lines.extend([("max_wal_size", "10GB"), ("log_line_prefix", "%m [%p] ")]);
         if let Some(command) = restore_command {
             lines.push(("restore_command", command));
+            // What the base has in its own pg_wal comes first, as after any crash; the archive follows.
             sandbox.write(&place.join("recovery.signal"), b"")?;
             self.copy_segments(&sandbox.folder("plain")?)?;
-            for path in crate::sandbox::walk(&place.join("pg_wal")) {
-                sandbox.clear(&path)?;
-            }
         } else {
             self.copy_segments(&place.join("pg_wal"))?;
         }

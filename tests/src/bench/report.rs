@@ -55,7 +55,8 @@ fn judge(goal: Goal, rows: &[Summary]) -> Option<String> {
     let (own, other) = (find(goal.of)?, find(goal.against)?);
     let found = ratio(own.wall, other.wall);
     let verdict = if found <= goal.at_most { "reached" } else { "missed" };
-    Some(format!("* {} at most {} of {}: {found:.2}, {verdict}", goal.of, goal.at_most, other.name))
+    let at_most = format!("{:.2}", goal.at_most);
+    Some(format!("* {} at most {at_most} of {}: {found:.2}, {verdict}", own.name, other.name))
 }
 
 /// The machine, the versions and the terms.
@@ -135,7 +136,7 @@ mod tests {
         assert!(text.contains("| rival 2.0 | 1.50 s |"), "{text}");
         assert!(
             text.ends_with(
-                "* ours at most 1.1 of pipe: 1.05, reached\n* ours at most 0.5 of rival 2.0: 0.03, reached\n"
+                "* ours at most 1.10 of pipe: 1.05, reached\n* ours at most 0.50 of rival 2.0: 0.03, reached\n"
             ),
             "{text}"
         );

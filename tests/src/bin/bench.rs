@@ -64,6 +64,7 @@ fn bench() -> Result<()> {
     if wants("drain") {
         settings::tell("a backlog");
         report::print(&drain::rows(&stage)?);
+        report::print(&drain::keeping_up(&stage)?);
     }
     if wants("replay") {
         settings::tell("replay");

@@ -21,7 +21,8 @@ const WAIT_THEN_RUN: &str = "echo; read -r go; exec \"$0\" \"$@\"";
 
 /// Two writers of one segment, the second with bytes and a codec of its own.
 struct Rivals {
-    scene: Scene,
+    /// Its folder holds everything.
+    _scene: Scene,
     repo: Repo,
     name: String,
     contents: [Vec<u8>; 2],
@@ -47,7 +48,7 @@ impl Rivals {
             Ok(Rehearsal::new(&scene.sandbox, "archive-wal", &args))
         };
         let writers = [(rehearse("ours", &contents[0])?, codecs[0]), (rehearse("theirs", &contents[1])?, codecs[1])];
-        let rivals = Self { scene, repo, name, contents, writers };
+        let rivals = Self { _scene: scene, repo, name, contents, writers };
         // Each is fine by itself.
         for (command, _) in &rivals.writers {
             rivals.repo.forget()?;
