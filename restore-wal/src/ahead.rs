@@ -67,13 +67,26 @@ impl Ahead {
         Ok(taken)
     }
 
+    /// The segment is about to be looked for in the repositories: what comes after it is looked for at the same time. A
+    /// standby is not helped before something was delivered: it asks every few seconds for what does not exist yet.
+    pub(crate) fn begin(&self, request: &Request) {
+        let recovers_once = !request.pgdata.join("standby.signal").exists();
+        if recovers_once && matches!(request.name, ArchiveName::Segment(_)) {
+            self.tell_of_failure(self.go_on(request.name));
+        }
+    }
+
     /// The file was delivered: what comes next is fetched from now on. Answers what there is to say of the
     /// repositories.
     pub(crate) fn delivered(self, request: &Request) -> Option<Note> {
-        if let Err(error) = self.go_on(request.name) {
-            tracing::debug!("fetch ahead: {error}");
-        }
+        self.tell_of_failure(self.go_on(request.name));
         self.shelf.take_note()
+    }
+
+    fn tell_of_failure(&self, done: io::Result<()>) {
+        if let Err(error) = done {
+            tracing::debug!("fetch ahead into {}: {error}", self.shelf.place_of_all().display());
+        }
     }
 
     fn go_on(&self, name: ArchiveName) -> io::Result<()> {

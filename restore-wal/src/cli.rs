@@ -19,7 +19,7 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
 
-    /// How much WAL to fetch ahead of a server in recovery; nothing for 0 [env: HOLDFAST_PREFETCH_SIZE] [default: 128MiB]
+    /// How much WAL to fetch ahead of a server in recovery; nothing for 0 [env: HOLDFAST_PREFETCH_SIZE] [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub prefetch_size: Option<ByteCount>,
 

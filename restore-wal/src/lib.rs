@@ -49,6 +49,9 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     if ahead.as_ref().is_some_and(|ahead| ahead.serve(&request, ctx)) {
         return Ok(delivered(&request, ahead, None, ctx));
     }
+    if let Some(ahead) = &ahead {
+        ahead.begin(&request);
+    }
     let findings = search::everywhere(&request, ctx)?;
     let local = local::has_valid(&request);
     match answer::decide(&request, &findings, local) {

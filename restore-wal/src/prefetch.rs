@@ -26,7 +26,7 @@ use crate::shelf::{Position, Shelf};
 use crate::window;
 
 /// How many segments are fetched at the same moment: enough for a store that takes 50 ms to answer.
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
 /// The pause between two looks at what the server has asked for.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -72,6 +72,11 @@ impl Shelf {
         private::make(&self.folder)
     }
 
+    /// The folder itself.
+    pub(crate) fn place_of_all(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where the segment lies, or will lie.
     pub(crate) fn place(&self, segment: WalSegmentName) -> PathBuf {
         self.folder.join(segment.to_string())

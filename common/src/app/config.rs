@@ -130,7 +130,7 @@ impl Default for Settings {
             spool_directory: None,
             batch: 8,
             low_space: SpaceLimit::Percent(10),
-            prefetch_size: ByteCount(128 << 20),
+            prefetch_size: ByteCount(256 << 20),
             hole_grace: Duration::from_secs(10),
             archive_timeout: Duration::from_mins(1),
             jobs: None,

@@ -28,27 +28,29 @@ mv "pg_wal/archive_status/$name.ready" "pg_wal/archive_status/$name.done" || exi
 
 /// Draining a backlog as a table.
 pub fn rows(stage: &Stage<'_>) -> Result<String> {
-    let backlog = Backlog::make(stage)?;
+    let backlog = Backlog::make(stage, SEGMENTS)?;
     let drained = drain(stage, &backlog);
     backlog.clear()?;
     drained
 }
 
 /// Segments in the cluster's `pg_wal`, with marks; the server's own archiver has nothing to do meanwhile.
-struct Backlog<'a> {
+pub(super) struct Backlog<'a> {
     stage: &'a Stage<'a>,
-    names: Vec<String>,
+    /// The segments' names, oldest first.
+    pub(super) names: Vec<String>,
     list: PathBuf,
 }
 
 impl<'a> Backlog<'a> {
-    fn make(stage: &'a Stage<'a>) -> Result<Self> {
-        ensure!(stage.dense.segments.len() >= SEGMENTS, "too few segments for a backlog of {SEGMENTS}");
+    /// So many segments, without marks yet.
+    pub(super) fn make(stage: &'a Stage<'a>, count: usize) -> Result<Self> {
+        ensure!(stage.dense.segments.len() >= count, "too few segments for a backlog of {count}");
         stage.archive_with("/bin/true")?;
         stage.dense.cluster.set("archive_command", "")?;
         let list = stage.sandbox.path().join("backlog");
         let mut names = Vec::new();
-        for turn in 0..SEGMENTS {
+        for turn in 0..count {
             let (segment, name) = (stage.segment(turn)?, stage.name(turn)?);
             let path = stage.dense.cluster.pgdata().join("pg_wal").join(&name);
             fs::copy(&segment, &path).with_context(|| format!("copy {}", segment.display()))?;
@@ -63,7 +65,7 @@ impl<'a> Backlog<'a> {
     }
 
     /// Every segment waits again.
-    fn wait_again(&self) -> Result<()> {
+    pub(super) fn wait_again(&self) -> Result<()> {
         for name in &self.names {
             self.stage.sandbox.clear(&self.mark(name, "done"))?;
             self.stage.sandbox.write(&self.mark(name, "ready"), b"")?;
@@ -79,7 +81,8 @@ impl<'a> Backlog<'a> {
         self.stage.shell(&format!("cd '{pgdata}'\n{driver}"))
     }
 
-    fn clear(&self) -> Result<()> {
+    /// Takes segments and marks away.
+    pub(super) fn clear(&self) -> Result<()> {
         for name in &self.names {
             self.stage.sandbox.clear(&self.mark(name, "ready"))?;
             self.stage.sandbox.clear(&self.mark(name, "done"))?;

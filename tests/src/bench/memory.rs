@@ -1,15 +1,21 @@
 //! Peak memory of every program at the levels that people use.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use super::measure::Cost;
+use super::dense::ROW;
+use super::drain::Backlog;
+use super::measure::{self, Cost};
 use super::report::mebibytes;
 use super::stage::{Stage, configure};
+use crate::cluster::Recipe;
+use crate::{Cluster, StopMode};
 
 /// The levels that the limits hold for.
 const LEVELS: std::ops::RangeInclusive<u32> = 1..=3;
 /// The most that `archive-wal` and `restore-wal` may take.
 const WAL_LIMIT: u64 = 32 << 20;
+/// The most that a batch, or a call with large segments, may take.
+const WIDE_LIMIT: u64 = 64 << 20;
 /// The most that the others may take, whatever the database's size.
 const OTHERS_LIMIT: u64 = 96 << 20;
 
@@ -32,6 +38,68 @@ fn line(program: &str, limit: u64, peaks: &[u64]) -> String {
     let cells: Vec<String> = peaks.iter().map(|peak| mebibytes(*peak)).collect();
     let verdict = if peaks.iter().all(|peak| *peak <= limit) { "reached" } else { "missed" };
     format!("| {program} | {} | {} | {verdict} |\n", mebibytes(limit), cells.join(" | "))
+}
+
+/// The same for a batch, and for the largest segments that there are.
+pub fn wide_rows(stage: &Stage<'_>) -> Result<String> {
+    let giant = Giant::make(stage)?;
+    let measured = LEVELS.map(|level| giant.at_level(stage, level)).collect::<Result<Vec<_>>>()?;
+    let names = ["archive-wal --batch 8, 16 MiB each", "archive-wal, 1 GiB", "restore-wal, 1 GiB"];
+    let lines: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(row, name)| {
+            let peaks: Vec<u64> = measured.iter().filter_map(|level| level.get(row).map(|cost| cost.peak)).collect();
+            line(name, WIDE_LIMIT, &peaks)
+        })
+        .collect();
+    let heading = "\n### Peak memory, batches and large segments\n\n| | limit | zstd:1 | zstd:2 | zstd:3 | |\n|---|--:|--:|--:|--:|---|\n";
+    Ok(heading.to_owned() + &lines.concat())
+}
+
+/// A cluster with segments of 1 GiB, stopped, and one full of dense rows.
+struct Giant {
+    cluster: Cluster,
+    segment: String,
+}
+
+impl Giant {
+    fn make(stage: &Stage<'_>) -> Result<Self> {
+        let cluster = Recipe::new("giant").segment_mb(1024).set("max_wal_size", "8GB").start(stage.sandbox)?;
+        cluster.sql(&format!("create table orders as select {ROW} from generate_series(1, 0) i"))?;
+        let segment = cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")?;
+        let mut first = 1;
+        while cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")? == segment {
+            let last = first + 200_000;
+            cluster.sql(&format!("insert into orders select {ROW} from generate_series({first}::bigint, {last}) i"))?;
+            first = last + 1;
+        }
+        cluster.stop(StopMode::Immediate)?;
+        Ok(Self { cluster, segment })
+    }
+
+    fn at_level(&self, stage: &Stage<'_>, level: u32) -> Result<Vec<Cost>> {
+        let repo = configure(stage.sandbox, &format!("wide-{level}"), level)?;
+        let config = ["--config".to_owned(), format!("{}.toml", repo.arg()?)];
+        let backlog = Backlog::make(stage, 8)?;
+        backlog.wait_again()?;
+        let requested = backlog.names.first().context("eight segments")?;
+        let mut command = stage.program("archive-wal")?;
+        let batch = measure::run(command.args(&config).args(["--batch", "8"]).arg(format!("pg_wal/{requested}")))?;
+        ensure!(repo.segments().len() == 8, "the batch archived {}", repo.segments().len());
+        backlog.clear()?;
+        let run = |program: &str, args: &[&str]| {
+            let mut command = stage.program(program)?;
+            measure::run(
+                command.current_dir(self.cluster.pgdata()).args(&config).args(["--cluster", "giant"]).args(args),
+            )
+        };
+        let pushed = run("archive-wal", &[&format!("pg_wal/{}", self.segment)])?;
+        let fetched = run("restore-wal", &[&self.segment, "pg_wal/fetched"])?;
+        stage.sandbox.clear(&self.cluster.pgdata().join("pg_wal/fetched"))?;
+        stage.sandbox.clear(repo.path())?;
+        Ok(vec![batch, pushed, fetched])
+    }
 }
 
 type Row = (&'static str, u64, Cost);

@@ -48,9 +48,11 @@ pub fn rows(stage: &Stage<'_>) -> Result<String> {
     let ours = with(stage.sandbox.program("restore-wal").into())?;
     let moving = format!("mv {}/%f %p", scene.plain().display());
     let slow = std::env::var_os(SLOW_PROGRAM).map(with).transpose()?.map(|command| format!("{SLOW} {command}"));
+    let copying = moving.replacen("mv", "cp", 1);
     let mut contenders = vec![
         Contender::new("uncompressed in pg_wal", |_| scene.replay(None)),
         Contender::new("`mv`", |_| scene.replay(Some(&moving))),
+        Contender::new("`cp`", |_| scene.replay(Some(&copying))),
         Contender::new("restore-wal", |_| scene.replay(Some(&ours))),
     ];
     if let Some(slow) = &slow {

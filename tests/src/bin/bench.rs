@@ -77,6 +77,7 @@ fn bench() -> Result<()> {
     if wants("memory") {
         settings::tell("memory");
         report::print(&memory::rows(&stage)?);
+        report::print(&memory::wide_rows(&stage)?);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::report::{Cancel, Interrupted};
 use crate::store::{Key, StoreError};
 use crate::sys::durable::{self, TemporaryFile};
 
-use super::{Check, CheckError, archived_histories, locate};
+use super::{Check, CheckError, archived_histories};
 use crate::archive::{Identity, Repository};
 
 /// How much is decompressed and checked at a time.
@@ -49,13 +49,32 @@ pub fn fetch(
     destination: &Path,
     cancel: &Cancel,
 ) -> Result<Fetched, Interrupted> {
-    let located = match locate(repository, identity.system_identifier, name) {
-        Ok(Some(located)) => located,
+    let object = match open(repository, identity.system_identifier, name) {
+        Ok(Some(object)) => object,
         Ok(None) => return Ok(nothing_there(repository, identity, name)),
         Err(err) => return Ok(Fetched::Unreachable(err.into())),
     };
-    let (key, codec) = located;
-    Failure::answer(copy(repository, &key, codec, Check::new(name, *identity), destination, cancel))
+    Failure::answer(copy(object, Check::new(name, *identity), destination, cancel))
+}
+
+/// An archived WAL file that is about to be read.
+struct Object {
+    key: Key,
+    codec: Codec,
+    source: Box<dyn Read + Send>,
+}
+
+/// Opens the object that holds a WAL file, whatever its codec; `None` when there is none. Each look is a call of the store,
+/// which may be far away: the likeliest name comes first, and nothing is looked at before it is opened.
+fn open(repository: &Repository, system: SystemIdentifier, name: ArchiveName) -> Result<Option<Object>, StoreError> {
+    for (key, codec) in super::candidates(repository, system, name)? {
+        match repository.store().get(&key) {
+            Ok(source) => return Ok(Some(Object { key, codec, source })),
+            Err(StoreError::NotFound(_)) => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(None)
 }
 
 /// Reads one archived WAL file to its end and gives its plain bytes to `take`, piece by piece, checked as by [`fetch`]:
@@ -68,47 +87,38 @@ pub fn read_back(
     cancel: &Cancel,
     mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<Fetched, Interrupted> {
-    let (key, codec) = match locate(repository, identity.system_identifier, name) {
-        Ok(Some(located)) => located,
+    let object = match open(repository, identity.system_identifier, name) {
+        Ok(Some(object)) => object,
         Ok(None) => return Ok(nothing_there(repository, identity, name)),
         Err(err) => return Ok(Fetched::Unreachable(err.into())),
     };
     let taken = |chunk: &[u8]| take(chunk).map_err(|err| Failure::Unreachable(err.into()));
-    Failure::answer(stream(repository, &key, codec, Check::new(name, *identity), cancel, taken))
+    Failure::answer(stream(object, Check::new(name, *identity), cancel, taken))
 }
 
-fn copy(
-    repository: &Repository,
-    key: &Key,
-    codec: Codec,
-    check: Check,
-    destination: &Path,
-    cancel: &Cancel,
-) -> Result<(), Failure> {
+fn copy(object: Object, check: Check, destination: &Path, cancel: &Cancel) -> Result<(), Failure> {
     let directory = destination.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     durable::sweep_temporaries(directory, LEFTOVER_AGE_MIN);
     let mut file = TemporaryFile::create_in(directory, 0o600).map_err(|err| Failure::here(directory, err))?;
     let write = |chunk: &[u8]| file.write_all(chunk).map_err(|err| Failure::here(destination, err));
-    stream(repository, key, codec, check, cancel, write)?;
+    stream(object, check, cancel, write)?;
     file.rename_unsynced(destination).map_err(|err| Failure::here(destination, err))
 }
 
 /// Gives the object's plain bytes to `take`; they are good once this has succeeded.
 fn stream(
-    repository: &Repository,
-    key: &Key,
-    codec: Codec,
+    object: Object,
     mut check: Check,
     cancel: &Cancel,
     mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let Object { key, codec, source } = object;
     let invalid = |err: CheckError| Failure::Damaged(format!("{key}: {err}"));
-    let source = repository.store().get(key).map_err(|err| Failure::Unreachable(err.into()))?;
-    let mut plain = decoder(codec, source).map_err(|err| Failure::of_object(key, &err))?;
+    let mut plain = decoder(codec, source).map_err(|err| Failure::of_object(&key, &err))?;
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         cancel.check().map_err(|_| Failure::Interrupted)?;
-        let count = plain.read(&mut buffer).map_err(|err| Failure::of_object(key, &err))?;
+        let count = plain.read(&mut buffer).map_err(|err| Failure::of_object(&key, &err))?;
         match buffer.get(..count).unwrap_or_default() {
             [] => break,
             chunk => {

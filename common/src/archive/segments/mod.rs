@@ -107,15 +107,24 @@ pub fn locate(
     system: SystemIdentifier,
     name: ArchiveName,
 ) -> Result<Option<(Key, Codec)>, StoreError> {
-    let usual = repository.compression().codec;
-    let others = Codec::ALL.into_iter().filter(|codec| *codec != usual);
-    for codec in std::iter::once(usual).chain(others) {
-        let key = repository.layout().wal_file(system, name, codec)?;
+    for (key, codec) in candidates(repository, system, name)? {
         if repository.store().stat(&key)?.is_some() {
             return Ok(Some((key, codec)));
         }
     }
     Ok(None)
+}
+
+/// The keys under which a WAL file can lie, the likeliest first.
+fn candidates(
+    repository: &Repository,
+    system: SystemIdentifier,
+    name: ArchiveName,
+) -> Result<Vec<(Key, Codec)>, StoreError> {
+    let usual = repository.compression().codec;
+    let others = Codec::ALL.into_iter().filter(|codec| *codec != usual);
+    let key = |codec| Ok((repository.layout().wal_file(system, name, codec)?, codec));
+    std::iter::once(usual).chain(others).map(key).collect()
 }
 
 /// The timelines whose history files are archived.

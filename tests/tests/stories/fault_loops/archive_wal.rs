@@ -43,11 +43,37 @@ impl Scene {
     }
 
     pub(crate) fn archive(&self, number: usize, repos: &[&Repo]) -> Result<Rehearsal> {
+        self.archive_with(number, repos, "1")
+    }
+
+    /// The call for a file that may take so many along.
+    pub(crate) fn archive_with(&self, number: usize, repos: &[&Repo], batch: &str) -> Result<Rehearsal> {
         let path = format!("pg_wal/{}", self.name(number)?);
         let repos = repos.iter().map(|repo| repo.arg()).collect::<Result<Vec<_>>>()?;
         let mut args: Vec<&str> = repos.iter().flat_map(|repo| ["--repo", repo]).collect();
-        args.push(&path);
+        args.extend(["--batch", batch, &path]);
         Ok(Rehearsal::new(&self.sandbox, "archive-wal", &args).within(self.cluster.pgdata()))
+    }
+
+    /// Marks every file as ready, as the server would.
+    pub(crate) fn mark_ready(&self) -> Result<()> {
+        let status = self.cluster.pgdata().join("pg_wal/archive_status");
+        self.files.keys().try_for_each(|name| self.sandbox.write(&status.join(format!("{name}.ready")), b""))
+    }
+
+    /// Where acknowledgements lie.
+    pub(crate) fn spool(&self) -> std::path::PathBuf {
+        self.cluster.pgdata().with_extension("holdfast")
+    }
+
+    /// Fails unless what is acknowledged is archived.
+    pub(crate) fn require_acknowledged(&self, repo: &Repo) -> Result<()> {
+        for path in e2e::sandbox::walk(&self.spool().join("spool/acknowledged")) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_meant = self.files.contains_key(&name);
+            ensure!(!is_meant || repo.find_wal(&name).is_some(), "{name} is acknowledged and not archived");
+        }
+        Ok(())
     }
 
     /// Every object is whole, and every archived file is the server's, byte for byte.
@@ -98,6 +124,33 @@ fn archive_wal_to_two_repositories_survives_every_fault() -> Result<()> {
         one.forget()?;
         two.forget()?;
         attempt(&scene, &command, fault, &name, &[&one, &two])
+    })
+}
+
+/// Of a batch any part may be done; what is acknowledged is, and every file's own call finds or does its work.
+#[test]
+fn a_batch_survives_every_fault() -> Result<()> {
+    let scene = Scene::new()?;
+    let repo = Repo::new(&scene.sandbox, "repo")?;
+    scene.mark_ready()?;
+    let (command, name) = (scene.archive_with(0, &[&repo], "4")?, scene.name(0)?);
+    let reset = || {
+        repo.forget()?;
+        scene.sandbox.clear(&scene.spool())
+    };
+    let calls = command.calls()?;
+    try_each("archive-wal, batch", &calls, &e2e::faults::some("archive-wal, batch", &calls, 5), |fault| {
+        reset()?;
+        let ran = command.suffer(fault)?;
+        ensure!(ran.code.is_none_or(|code| code <= 125), "this code kills the archiver: {ran}");
+        ensure!(ran.code != Some(0) || repo.find_wal(&name).is_some(), "archived, and not there: {ran}");
+        scene.require_true(&repo)?;
+        scene.require_acknowledged(&repo)?;
+        for number in 0..scene.files.len() {
+            scene.archive(number, &[&repo])?.run()?.success()?;
+            repo.wal(&scene.name(number)?)?;
+        }
+        scene.require_true(&repo)
     })
 }
 

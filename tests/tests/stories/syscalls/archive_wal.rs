@@ -37,8 +37,17 @@ impl Shape {
         Ok(Self { scene, repos, start, name, command })
     }
 
+    /// The first file, with all others of the scene along, into a repository that is not there yet.
+    fn batch() -> Result<Self> {
+        let shape = Self::new(&[], 0, 1)?;
+        shape.scene.mark_ready()?;
+        let command = shape.scene.archive_with(0, &shape.repos.iter().collect::<Vec<_>>(), "4")?;
+        Ok(Self { command, ..shape })
+    }
+
     /// Everything as it was before the file came.
     fn reset(&self) -> Result<()> {
+        self.scene.sandbox.clear(&self.scene.spool())?;
         for repo in &self.repos {
             repo.forget()?;
         }
@@ -79,6 +88,7 @@ impl Shape {
         }
         for repo in &self.repos {
             self.scene.require_true(repo)?;
+            self.scene.require_acknowledged(repo)?;
             let done = traced.ran.code == Some(0);
             ensure!(!done || repo.find_wal(&self.name).is_some(), "archived, and not there");
             // A temporary file that cannot be removed stays, and so does what a killed process was writing. So does another
@@ -108,8 +118,17 @@ fn archive_wal_survives_every_answer_of_the_kernel(
     #[case] repos: usize,
     #[case] count: usize,
 ) -> Result<()> {
+    survives(story, &Shape::new(before, file, repos)?, count)
+}
+
+#[test]
+fn a_batch_survives_every_answer_of_the_kernel() -> Result<()> {
+    survives("batch", &Shape::batch()?, 60)
+}
+
+/// Tries so many of the faults; all of them in a soak.
+fn survives(story: &str, shape: &Shape, count: usize) -> Result<()> {
     let story = format!("system calls of archive-wal, {story}");
-    let shape = Shape::new(before, file, repos)?;
     let calls = shape.calls()?;
     let faults = syscalls::sample(&story, syscalls::every(&calls), count);
     syscalls::try_each(&story, &calls, &faults, |fault| {

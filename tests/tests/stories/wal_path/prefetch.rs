@@ -18,6 +18,10 @@ struct Scene {
     server: Cluster,
 }
 
+fn restore_command(sandbox: &Sandbox, repo: &Repo, option: &str) -> Result<String> {
+    Ok(format!("{} {option} --repo {} %f %p", sandbox.program("restore-wal").display(), repo.arg()?))
+}
+
 impl Scene {
     /// `settings` win over those of the recovery, which ends at the last segment.
     fn new(settings: &[(&str, &str)]) -> Result<Self> {
@@ -37,7 +41,7 @@ impl Scene {
         cluster.wait_archived(&last)?;
         let rows = cluster.sql("select count(*) from t")?;
         cluster.stop(StopMode::Fast)?;
-        let command = format!("{} -vv --repo {} %f %p", sandbox.program("restore-wal").display(), repo.arg()?);
+        let command = restore_command(&sandbox, &repo, "-vv")?;
         let mut lines = vec![("restore_command".to_owned(), command), ("recovery_target".to_owned(), String::new())];
         lines.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         // What recover wrote there names another target and another command.
@@ -46,6 +50,10 @@ impl Scene {
         copy.configure(&lines)?;
         let segments = repo.segments();
         Ok(Self { sandbox, repo, rows, segments, server: copy })
+    }
+
+    fn command(&self, option: &str) -> Result<String> {
+        restore_command(&self.sandbox, &self.repo, option)
     }
 
     fn recovers(&self) -> Result<()> {
@@ -132,12 +140,7 @@ fn nobody_else_is_fetched_ahead_for() -> Result<()> {
     ensure!(!scene.spool().exists(), "a spool without a server");
     // A standby that waits: it runs, it recovers, and it has nothing fetched ahead itself.
     scene.sandbox.write(&scene.server.pgdata().join("standby.signal"), b"")?;
-    let command = format!(
-        "{} --prefetch-size 0 --repo {} %f %p",
-        scene.sandbox.program("restore-wal").display(),
-        scene.repo.arg()?
-    );
-    scene.server.configure(&[("restore_command".to_owned(), command)])?;
+    scene.server.configure(&[("restore_command".to_owned(), scene.command("--prefetch-size 0")?)])?;
     scene.server.start()?;
     fetch(&format!("pg_wal/{name}"))?;
     ensure!(!scene.spool().exists(), "a spool for pg_rewind");
@@ -147,6 +150,28 @@ fn nobody_else_is_fetched_ahead_for() -> Result<()> {
     // It can be told from all those.
     fetch("pg_wal/RECOVERYXLOG")?;
     ensure!(scene.spool().exists(), "no spool for a standby");
+    scene.server.stop(StopMode::Fast)?;
+    scene.is_tidied_up()
+}
+
+/// What lies in the spool is not believed blindly.
+#[test]
+fn what_was_fetched_ahead_is_looked_at() -> Result<()> {
+    let scene = Scene::new(&[("hot_standby", "on")])?;
+    scene.sandbox.write(&scene.server.pgdata().join("standby.signal"), b"")?;
+    scene.server.configure(&[("restore_command".to_owned(), scene.command("--prefetch-size 0")?)])?;
+    scene.server.start()?;
+    let (first, next) = (scene.segments.get(10).context("forty")?, scene.segments.get(11).context("forty")?);
+    let archived = scene.repo.unpack(&scene.repo.wal(next)?)?;
+    let destination = scene.server.pgdata().join("pg_wal/RECOVERYXLOG");
+    for forged in [vec![0; archived.len()], archived[..8192].to_vec(), scene.repo.unpack(&scene.repo.wal(first)?)?] {
+        scene.server.restore_wal(first, "pg_wal/RECOVERYXLOG")?.success()?;
+        let fetched =
+            wait::for_some("the next segment is there", || Ok(e2e::sandbox::find_files(&scene.spool(), next).pop()))?;
+        scene.sandbox.write(&fetched, &forged)?;
+        scene.server.restore_wal(next, "pg_wal/RECOVERYXLOG")?.success()?;
+        ensure!(std::fs::read(&destination)? == archived, "a forged segment was served");
+    }
     scene.server.stop(StopMode::Fast)?;
     scene.is_tidied_up()
 }
