@@ -36,7 +36,12 @@ impl Repo {
     /// Removes it, and what its writers remember of it: to them it was never there.
     pub fn forget(&self) -> Result<()> {
         self.sandbox.clear(&self.path)?;
-        self.sandbox.clear(&self.sandbox.path().join("home/.local"))
+        // The folders stay: nobody has to make them again in the middle of a loop.
+        for folder in ["home/.local", "home/.local/state", "home/.local/state/holdfast"] {
+            self.sandbox.folder(folder)?;
+        }
+        let memory = self.sandbox.folder("home/.local/state/holdfast/repositories")?;
+        walk(&memory).iter().try_for_each(|path| self.sandbox.clear(path))
     }
 
     /// Its folder as an argument of a program.

@@ -50,29 +50,34 @@ impl Context {
     /// Opens the cluster's place in this repository, which is made on first use and then remembered. Refused where
     /// [`Context::may_create`] forbids it.
     pub fn open_or_create(&self, setting: &RepositorySetting) -> anyhow::Result<Repository> {
-        let store = store::open(&setting.url.value)?;
-        match Repository::open(store, self.settings.cluster.value.clone(), setting.compression) {
-            Ok(repository) => {
-                self.remember(&repository);
-                Ok(repository)
-            }
-            Err(missing) if Repository::is_missing(&missing) => {
-                self.may_create(setting)?;
-                self.create(setting)
-            }
-            Err(error) => Err(error),
+        match self.look(setting)? {
+            Some(repository) => Ok(repository),
+            None => self.create(setting),
         }
     }
 
     /// Refuses where there is no repository although one was written to before, unless the setting says otherwise: a
     /// disk is most likely not mounted. Also where the setting forbids to make one.
     pub fn may_create(&self, setting: &RepositorySetting) -> anyhow::Result<()> {
+        self.look(setting).map(drop)
+    }
+
+    /// The repository that is there; `None` where one may be made.
+    fn look(&self, setting: &RepositorySetting) -> anyhow::Result<Option<Repository>> {
         let store = store::open(&setting.url.value)?;
-        match Repository::open(store.clone(), self.settings.cluster.value.clone(), setting.compression) {
-            Err(missing) if Repository::is_missing(&missing) => {
-                Ok(may_be_made(setting, &store.describe(), self.memory().as_ref())?)
+        let place = store.describe();
+        // Recalled before it is looked for: what somebody else makes and writes down meanwhile was not there before.
+        let known = self.memory().map(|memory| memory.recall(&place));
+        match Repository::open(store, self.settings.cluster.value.clone(), setting.compression) {
+            Ok(repository) => {
+                self.remember(&repository);
+                Ok(Some(repository))
             }
-            _ => Ok(()),
+            Err(missing) if Repository::is_missing(&missing) => {
+                may_be_made(setting, &place, known)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -161,9 +166,13 @@ impl Context {
 }
 
 /// Whether a repository may be made at a place that has none.
-fn may_be_made(setting: &RepositorySetting, place: &str, memory: Option<&Memory>) -> Result<(), Advice> {
+fn may_be_made(
+    setting: &RepositorySetting,
+    place: &str,
+    known: Option<anyhow::Result<Option<Known>>>,
+) -> Result<(), Advice> {
     let anew = "if it is gone for good, archive-wal setup --apply --create makes a new one";
-    match (setting.create, memory.map(|memory| memory.recall(place))) {
+    match (setting.create, known) {
         (Some(true), _) | (None, None | Some(Ok(None))) => Ok(()),
         (Some(false), _) => Err(Advice::no_repository(format!(
             "there is no repository at {place}, and create = false forbids to make one"

@@ -186,16 +186,23 @@ pub fn signals(calls: &[Call], signal: Signal) -> Vec<Fault> {
     calls.iter().map(|call| Fault { call: call.clone(), deed: Deed::Signal(signal) }).collect()
 }
 
+/// Where a power cut may take what it wants: the spool, and what a server remembers of its repositories.
+const MAY_BE_LOST: [&str; 2] = ["/spool", "/.local"];
+
 /// What the program changed and did not make durable: a power cut now may take it. After an error of a sync other than
 /// an interruption nothing helps, since the kernel has forgotten what it could not write.
 pub fn unsynced(traced: &Traced, fault: &Fault) -> Option<String> {
+    let may_be_lost = |call: &Call| MAY_BE_LOST.iter().any(|place| call.name.contains(place));
+    if may_be_lost(&fault.call) {
+        return None;
+    }
     if fault.call.what == "fsync" && fault.errno().is_some_and(|errno| errno != Errno::EINTR) {
         return Some(fault.call.to_string());
     }
     let lost = |(number, call): (usize, &Call)| {
         let later = traced.calls.get(number + 1..).unwrap_or_default();
         let is_lost = match call.what {
-            _ if call.failed => false,
+            _ if call.failed || may_be_lost(call) => false,
             "mkdir" | "link" | "rename" => {
                 !call.folder().is_some_and(|folder| later.iter().any(|next| next.syncs(folder)))
             }

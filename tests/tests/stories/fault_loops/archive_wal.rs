@@ -61,14 +61,21 @@ impl Scene {
         self.files.keys().try_for_each(|name| self.sandbox.write(&status.join(format!("{name}.ready")), b""))
     }
 
-    /// Where acknowledgements lie.
-    pub(crate) fn spool(&self) -> std::path::PathBuf {
-        self.cluster.pgdata().with_extension("holdfast")
+    /// Where acknowledgements lie; made when absent.
+    fn acknowledged(&self) -> Result<std::path::PathBuf> {
+        self.sandbox.folder("pg.holdfast")?;
+        self.sandbox.folder("pg.holdfast/spool")?;
+        self.sandbox.folder("pg.holdfast/spool/acknowledged")
+    }
+
+    /// As if nothing had been archived ahead.
+    pub(crate) fn forget_acknowledgements(&self) -> Result<()> {
+        e2e::sandbox::walk(&self.acknowledged()?).iter().try_for_each(|path| self.sandbox.clear(path))
     }
 
     /// Fails unless what is acknowledged is archived.
     pub(crate) fn require_acknowledged(&self, repo: &Repo) -> Result<()> {
-        for path in e2e::sandbox::walk(&self.spool().join("spool/acknowledged")) {
+        for path in e2e::sandbox::walk(&self.acknowledged()?) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let is_meant = self.files.contains_key(&name);
             ensure!(!is_meant || repo.find_wal(&name).is_some(), "{name} is acknowledged and not archived");
@@ -136,7 +143,7 @@ fn a_batch_survives_every_fault() -> Result<()> {
     let (command, name) = (scene.archive_with(0, &[&repo], "4")?, scene.name(0)?);
     let reset = || {
         repo.forget()?;
-        scene.sandbox.clear(&scene.spool())
+        scene.forget_acknowledgements()
     };
     let calls = command.calls()?;
     try_each("archive-wal, batch", &calls, &e2e::faults::some("archive-wal, batch", &calls, 5), |fault| {

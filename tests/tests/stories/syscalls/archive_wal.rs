@@ -19,6 +19,8 @@ struct Shape {
     /// As the first of them is before.
     start: Repo,
     name: String,
+    /// Whether it takes no other files along, whose faults are their own affair.
+    alone: bool,
     command: Rehearsal,
 }
 
@@ -34,7 +36,7 @@ impl Shape {
         for &number in before {
             scene.archive(number, &[&start])?.run()?.success()?;
         }
-        Ok(Self { scene, repos, start, name, command })
+        Ok(Self { scene, repos, start, name, alone: true, command })
     }
 
     /// The first file, with all others of the scene along, into a repository that is not there yet.
@@ -42,12 +44,12 @@ impl Shape {
         let shape = Self::new(&[], 0, 1)?;
         shape.scene.mark_ready()?;
         let command = shape.scene.archive_with(0, &shape.repos.iter().collect::<Vec<_>>(), "4")?;
-        Ok(Self { command, ..shape })
+        Ok(Self { command, alone: false, ..shape })
     }
 
     /// Everything as it was before the file came.
     fn reset(&self) -> Result<()> {
-        self.scene.sandbox.clear(&self.scene.spool())?;
+        self.scene.forget_acknowledgements()?;
         for repo in &self.repos {
             repo.forget()?;
         }
@@ -82,7 +84,7 @@ impl Shape {
 
     /// What is visible is true, and 0 was answered for a file that is there for good.
     fn judge(&self, fault: &Fault, traced: &Traced) -> Result<()> {
-        if traced.ran.code == Some(0) {
+        if traced.ran.code == Some(0) && self.alone {
             let unsynced = syscalls::unsynced(traced, fault);
             ensure!(unsynced.is_none(), "archived, and a power cut may take it: {unsynced:?}");
         }

@@ -163,13 +163,14 @@ fn what_was_fetched_ahead_is_looked_at() -> Result<()> {
     scene.server.start()?;
     let (first, next) = (scene.segments.get(10).context("forty")?, scene.segments.get(11).context("forty")?);
     let archived = scene.repo.unpack(&scene.repo.wal(next)?)?;
-    let destination = scene.server.pgdata().join("pg_wal/RECOVERYXLOG");
+    // The server itself uses pg_wal/RECOVERYXLOG meanwhile.
+    let destination = scene.server.pgdata().join("pg_stat/RECOVERYXLOG");
     for forged in [vec![0; archived.len()], archived[..8192].to_vec(), scene.repo.unpack(&scene.repo.wal(first)?)?] {
-        scene.server.restore_wal(first, "pg_wal/RECOVERYXLOG")?.success()?;
+        scene.server.restore_wal(first, "pg_stat/RECOVERYXLOG")?.success()?;
         let fetched =
             wait::for_some("the next segment is there", || Ok(e2e::sandbox::find_files(&scene.spool(), next).pop()))?;
         scene.sandbox.write(&fetched, &forged)?;
-        scene.server.restore_wal(next, "pg_wal/RECOVERYXLOG")?.success()?;
+        scene.server.restore_wal(next, "pg_stat/RECOVERYXLOG")?.success()?;
         ensure!(std::fs::read(&destination)? == archived, "a forged segment was served");
     }
     scene.server.stop(StopMode::Fast)?;
