@@ -88,7 +88,8 @@ impl<'a> Backlog<'a> {
             self.stage.sandbox.clear(&self.mark(name, "done"))?;
             self.stage.sandbox.clear(&self.stage.dense.cluster.pgdata().join("pg_wal").join(name))?;
         }
-        Ok(())
+        // What was archived along and never asked for would be left out of the next batch.
+        self.stage.sandbox.clear(&self.stage.dense.cluster.pgdata().with_extension("holdfast"))
     }
 }
 
