@@ -203,13 +203,20 @@ pub fn try_each(
     story: &str,
     calls: &[Call],
     faults: &[Fault],
-    mut attempt: impl FnMut(&Fault) -> Result<()>,
+    attempt: impl FnMut(&Fault) -> Result<()>,
 ) -> Result<()> {
-    for fault in faults {
-        attempt(fault).with_context(|| format!("{story}: {fault}"))?;
-    }
+    in_turn(story, faults, attempt)?;
     settings::tell(&format!("{story}: {} faults, {} calls", faults.len(), calls.len()));
     Ok(())
+}
+
+/// Tries one after the other; the error of the first that fails names the story and the fault.
+pub(crate) fn in_turn<F: fmt::Display>(
+    story: &str,
+    faults: &[F],
+    mut attempt: impl FnMut(&F) -> Result<()>,
+) -> Result<()> {
+    faults.iter().try_for_each(|fault| attempt(fault).with_context(|| format!("{story}: {fault}")))
 }
 
 #[cfg(test)]

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use common::sys::durable;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::faults::Rehearsal;
+use crate::faults::{Rehearsal, in_turn};
 use crate::{Ran, settings};
 
 /// A shell's script that stops, and when it goes on becomes the program in its arguments.
@@ -236,11 +236,9 @@ pub fn try_each(
     story: &str,
     calls: &[Call],
     faults: &[Fault],
-    mut attempt: impl FnMut(&Fault) -> Result<()>,
+    attempt: impl FnMut(&Fault) -> Result<()>,
 ) -> Result<()> {
-    for fault in faults {
-        attempt(fault).with_context(|| format!("{story}: {fault}"))?;
-    }
+    in_turn(story, faults, attempt)?;
     let mut sorts: BTreeMap<&str, usize> = BTreeMap::new();
     for fault in faults {
         *sorts.entry(fault.call.what).or_default() += 1;
