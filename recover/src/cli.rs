@@ -42,10 +42,9 @@ pub enum Command {
     Rollback(RollbackArgs),
 }
 
-/// Options of `recover run`.
-#[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-pub struct RunArgs {
+/// Which moment, and from which backup.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MomentArgs {
     /// Recover up to this time, such as "2026-11-20 03:15:00"; local time unless it has an offset
     #[arg(long, value_name = "TIME", value_parser = parse_time_argument, group = "target")]
     target_time: Option<Target>,
@@ -78,13 +77,25 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIMELINE", value_parser = parse_timeline)]
     target_timeline: Option<Timeline>,
 
-    /// What the server does at the target
-    #[arg(long, value_enum, default_value = "promote")]
-    target_action: Action,
-
     /// The backup to begin with [default: the newest one before the target]
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
+
+    /// How many parts are unpacked at once [default: the number of processors, at most 4]
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+}
+
+/// Options of `recover run`.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// Which moment, and from which backup.
+    #[command(flatten)]
+    pub moment: MomentArgs,
+
+    /// What the server does at the target
+    #[arg(long, value_enum, default_value = "promote")]
+    target_action: Action,
 
     /// What DIR becomes [default: production when it is the backup's own data directory, else a copy]
     #[arg(long = "as", value_name = "KIND", value_enum)]
@@ -93,10 +104,6 @@ pub struct RunArgs {
     /// Put the tablespace of OLD into NEW; once for each tablespace
     #[arg(short = 'T', long = "tablespace-mapping", value_name = "OLD=NEW", value_parser = parse_mapping)]
     pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
-
-    /// How many parts are unpacked at once [default: the number of processors, at most 4]
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: Option<u16>,
 
     /// Stop before the server is started; `recover finish` ends the work once it runs
     #[arg(long)]
@@ -129,8 +136,9 @@ pub enum Role {
     Copy,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Action {
+    #[default]
     Promote,
     Pause,
     Shutdown,
@@ -140,7 +148,7 @@ enum Action {
 #[derive(Debug, Clone, Copy)]
 struct Timeline(WantedTimeline);
 
-impl RunArgs {
+impl MomentArgs {
     /// The moment that was asked for.
     pub fn target(&self) -> Target {
         self.target_time
@@ -156,7 +164,9 @@ impl RunArgs {
     pub fn timeline(&self) -> WantedTimeline {
         self.target_timeline.map_or(WantedTimeline::Newest, |timeline| timeline.0)
     }
+}
 
+impl RunArgs {
     /// What happens at the target.
     pub fn action(&self) -> TargetAction {
         match self.target_action {
@@ -246,7 +256,7 @@ mod tests {
     fn one_target_at_a_time(#[case] args: &[&str], #[case] expected: Target) {
         let line = ["recover", "run", "-D", "/x"].iter().chain(args);
         let Command::Run(run) = Cli::try_parse_from(line).unwrap().command else { panic!("not run") };
-        assert_eq!(run.target(), expected);
+        assert_eq!(run.moment.target(), expected);
         let twice = ["recover", "run", "-D", "/x", "--target-lsn", "0/1", "--target-xid", "1"];
         assert!(Cli::try_parse_from(twice).is_err());
     }

@@ -123,7 +123,7 @@ pub(crate) struct Decision {
 pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &Place) -> Result<Decision, Advice> {
     let mut known = facts.archive.clone();
     facts.tail.add_to(&mut known);
-    let wish = Wish { target: args.target(), timeline: args.timeline(), backup: args.backup };
+    let wish = Wish { target: args.moment.target(), timeline: args.moment.timeline(), backup: args.moment.backup };
     let Choice { backup, route, missing_fork } = choose(&facts.backups, &known, &wish)?;
     let role = role(facts, args, place, &backup)?;
     if wish.target == Target::Latest && args.action() != TargetAction::Promote {
@@ -156,7 +156,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         backup: backup.id,
         wal: wal_plan(&route, &backup, &wish.target, facts.system),
         target: wish.target,
-        exclusive: args.target_exclusive,
+        exclusive: args.moment.target_exclusive,
         action: args.action(),
         timeline: route.history().timeline,
         wal_from: backup.span.start_lsn,

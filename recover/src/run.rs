@@ -25,7 +25,7 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
     let mut reporter = Reporter::new(ctx);
     let mut facts = facts::gather(&place, &repository, ctx)?;
     // Up to the backup's own end all WAL is archived, and a server that archives nothing is not waited for.
-    let needs_tail = args.target() != Target::Immediate;
+    let needs_tail = args.moment.target() != Target::Immediate;
     if needs_tail && !args.dry_run && steps::check::bring_in_the_tail(&facts, &repository, cli, ctx)? {
         facts = facts::gather(&place, &repository, ctx)?;
     }

@@ -26,7 +26,7 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
 
 fn jobs(site: &Site<'_>) -> usize {
     let asked = match &site.cli.command {
-        Command::Run(args) => args.jobs.map(usize::from),
+        Command::Run(args) => args.moment.jobs.map(usize::from),
         _ => None,
     };
     let processors = || std::thread::available_parallelism().map_or(1, |count| count.get().min(JOBS_MAX));
