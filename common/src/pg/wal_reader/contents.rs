@@ -121,8 +121,11 @@ impl Contents {
     /// For a record of this resource manager and `xl_info`; `None` when it is of no interest.
     pub(super) fn of(manager: u8, info: u8, magic: u16, in_depth: bool) -> Option<Self> {
         let subject = match Subject::of(manager, info) {
-            None if in_depth => Subject::Change(Change::of(manager, info, magic)?),
-            subject => subject?,
+            Some(subject) => subject,
+            // A recovery must look out for changed settings, whether or not it looks into the rest.
+            None => {
+                Subject::Change(Change::of(manager, info, magic).filter(|it| in_depth || *it == Change::Parameters)?)
+            }
         };
         Some(Self { subject, info, magic, in_depth, head: Vec::new(), length: 0, walk: None })
     }
