@@ -155,6 +155,15 @@ impl Recovery<'_> {
         arrival
     }
 
+    /// How the recovery ended, if it has; does not wait.
+    pub fn ended(&self) -> anyhow::Result<Option<Arrival>> {
+        let running = server::running(self.pgdata)?.is_some();
+        match self.arrival(running, &mut Watched::default())? {
+            None if running => self.pause(),
+            arrival => Ok(arrival),
+        }
+    }
+
     fn wait(&self) -> anyhow::Result<Arrival> {
         self.wait_for_launch()?;
         let mut watched = Watched::default();
@@ -263,7 +272,12 @@ impl Recovery<'_> {
         }
     }
 
+    /// A session with a server that takes them. One that does not is not asked: it would log each attempt as a failure.
     fn session(&self) -> anyhow::Result<Option<Box<Session>>> {
+        let ready = server::running(self.pgdata)?.is_some_and(|server| server.file.status.as_deref() == Some("ready"));
+        if !ready {
+            return Ok(None);
+        }
         Ok(match probe(&(self.conninfo)()?, self.cancel)? {
             Probe::Accepting(session) => Some(session),
             Probe::NotReady(_) | Probe::NoServer(_) => None,
