@@ -48,6 +48,7 @@ pub enum Command {
 
 /// Which moment.
 #[derive(Debug, Clone, Default, Args)]
+#[expect(clippy::struct_field_names, reason = "they are called as the options are")]
 pub struct TargetArgs {
     /// Recover up to this time, such as "2026-11-20 03:15:00"; local time unless it has an offset
     #[arg(long, value_name = "TIME", value_parser = parse_time_argument, group = "target")]

@@ -28,7 +28,7 @@ use crate::plan::{self, Decision, Plan};
 use crate::steps::{self, Site};
 
 /// How long a server in recovery may take for a fast stop.
-const STOP_WAIT: Duration = Duration::from_secs(60);
+const STOP_WAIT: Duration = Duration::from_mins(1);
 
 /// Ends a recovery at its target. Calling it again after it was interrupted goes on.
 pub(crate) fn promote(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {

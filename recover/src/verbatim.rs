@@ -18,22 +18,19 @@ impl From<Verbatim> for Written {
     fn from(Verbatim(bytes): Verbatim) -> Self {
         match String::from_utf8(bytes) {
             Ok(text) => Self::Text(text),
-            Err(err) => Self::Encoded { hex: err.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect() },
+            Err(err) => Self::Encoded { hex: hex::encode(err.as_bytes()) },
         }
     }
 }
 
 impl TryFrom<Written> for Verbatim {
-    type Error = String;
+    type Error = hex::FromHexError;
 
     fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let hex = match written {
-            Written::Text(text) => return Ok(Self(text.into_bytes())),
-            Written::Encoded { hex } => hex,
-        };
-        let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2));
-        let bytes = digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect::<Option<_>>();
-        bytes.map(Self).ok_or_else(|| "these are no hexadecimal digits".to_owned())
+        match written {
+            Written::Text(text) => Ok(Self(text.into_bytes())),
+            Written::Encoded { hex } => hex::decode(hex).map(Self),
+        }
     }
 }
 

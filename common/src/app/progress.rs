@@ -127,25 +127,24 @@ impl Progress for Lines {
 /// How far it is, how fast, how long it will take at that speed, and what was noted.
 fn line(phase: &Phase, elapsed: Duration) -> String {
     let Phase { name, done, total, note, .. } = phase;
-    let mut text = match total {
+    let mut parts = vec![match total {
         Some(total) => {
             let percent = u128::from(*done) * 100 / u128::from((*total).max(1));
             format!("{name}: {} of {} ({percent}%)", ByteCount(*done), ByteCount(*total))
         }
         None => format!("{name}: {}", ByteCount(*done)),
-    };
+    }];
     let millis = elapsed.as_millis().max(1);
     let speed = u64::try_from(u128::from(*done) * 1000 / millis).unwrap_or(u64::MAX);
     if speed > 0 {
-        text += &format!(", {}/s", ByteCount(speed));
-        if let Some(left) = total.map(|total| total.saturating_sub(*done)).filter(|left| *left > 0) {
-            text += &format!(", {} left", Took(Duration::from_secs(left.div_ceil(speed))));
-        }
+        parts.push(format!("{}/s", ByteCount(speed)));
+        let left = total.map(|total| total.saturating_sub(*done)).filter(|left| *left > 0);
+        parts.extend(left.map(|left| format!("{} left", Took(Duration::from_secs(left.div_ceil(speed))))));
     }
     if !note.is_empty() {
-        text += &format!(", {note}");
+        parts.push(note.clone());
     }
-    text
+    parts.join(", ")
 }
 
 /// When the next line is due.

@@ -27,15 +27,15 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arri
 
 /// Follows the server's replay to its end; at once where it has ended.
 pub(crate) fn follow(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Arrival> {
-    with_recovery(plan, site, |recovery| recovery.follow())
+    with_recovery(plan, site, &|recovery| recovery.follow())
 }
 
 /// How the recovery ended, if it has; does not wait.
 pub(crate) fn look(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Option<Arrival>> {
-    with_recovery(plan, site, |recovery| recovery.ended())
+    with_recovery(plan, site, &|recovery| recovery.ended())
 }
 
-fn with_recovery<T>(plan: &Plan, site: &Site<'_>, act: impl FnOnce(&Recovery<'_>) -> T) -> T {
+fn with_recovery<T>(plan: &Plan, site: &Site<'_>, act: &dyn Fn(&Recovery<'_>) -> T) -> T {
     act(&Recovery {
         pgdata: &plan.pgdata,
         log: &site.place.start_log(),

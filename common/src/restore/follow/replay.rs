@@ -61,14 +61,9 @@ pub(super) fn describe(
     let number = segment.number(size).unwrap_or(first).saturating_sub(first) + 1;
     let last = until.map(|until| until.0.saturating_sub(1) / size.bytes());
     let of = last.map(|last| last.saturating_sub(first) + 1).filter(|count| *count >= number);
-    let mut text = match of {
-        Some(count) => format!("segment {number} of {count}"),
-        None => format!("segment {number}"),
-    };
-    if let Some(time) = time {
-        text += &format!(", at {}", time.format("%Y-%m-%d %H:%M:%SZ"));
-    }
-    text
+    let of = of.map(|count| format!(" of {count}")).unwrap_or_default();
+    let at = time.map(|time| format!(", at {}", time.format("%Y-%m-%d %H:%M:%SZ"))).unwrap_or_default();
+    format!("segment {number}{of}{at}")
 }
 
 #[cfg(test)]
