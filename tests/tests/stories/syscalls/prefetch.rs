@@ -48,10 +48,19 @@ impl Recovering {
         let fetched = wait::for_some("the next segment is there", || Ok(find_files(&spool, &this.next).pop()))?;
         this.shelf = fetched.parent().context("a file lies in a folder")?.to_owned();
         // It shall not come between: the shelf stays, and its lock with it.
-        let fetching = process::find(this.server().pgdata(), "--prefetcher")?.context("nobody fetches ahead")?;
-        process::signal(fetching, Signal::SIGKILL)?;
-        process::wait_gone(&[fetching])?;
+        drop(this.keeps_others_away()?);
         Ok(this)
+    }
+
+    /// Ends whoever fetches ahead, one who has only just been started too, and holds the lock in their place.
+    fn keeps_others_away(&self) -> Result<FileLock> {
+        wait::for_some("nobody fetches ahead", || {
+            if let Some(fetching) = process::find(self.server().pgdata(), "--prefetcher")? {
+                process::signal(fetching, Signal::SIGKILL)?;
+                process::wait_gone(&[fetching])?;
+            }
+            Ok(FileLock::try_exclusive(&self.shelf.join("lock"))?)
+        })
     }
 
     fn server(&self) -> &Cluster {
@@ -127,13 +136,13 @@ fn a_segment_is_taken_from_the_shelf_whatever_the_kernel_answers() -> Result<()>
     let story = "system calls of restore-wal, from the shelf";
     let server = Recovering::new()?;
     // Somebody fetches ahead already, as far as anybody can see.
-    let _held = FileLock::try_exclusive(&server.shelf.join("lock"))?.context("the lock is free")?;
+    let _held = server.keeps_others_away()?;
     let command = server.asks_for(&server.next)?;
     let reset = || server.lay_out(&[(&server.next, server.bytes()?)]);
     reset()?;
     let calls = syscalls::calls(&command, 0)?;
     ensure!(calls.iter().any(|call| call.what == "rename"), "it was not taken from the shelf");
-    let faults = syscalls::sample(story, syscalls::every(&calls), 60);
+    let faults = syscalls::sample(story, syscalls::every(&calls), 30);
     syscalls::try_each(story, &calls, &faults, |fault| {
         reset()?;
         if let Some(Traced { ran, .. }) = syscalls::suffer(&command, fault)? {
