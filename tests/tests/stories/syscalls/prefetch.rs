@@ -46,7 +46,7 @@ impl Recovering {
         this.asks_for(&this.first)?.run()?.success()?;
         let spool = this.server().pgdata().with_extension("holdfast").join("spool");
         let fetched = wait::for_some("the next segment is there", || Ok(find_files(&spool, &this.next).pop()))?;
-        this.shelf = fetched.parent().context("a file lies in a folder")?.to_owned();
+        fetched.parent().context("a file lies in a folder")?.clone_into(&mut this.shelf);
         // It shall not come between: the shelf stays, and its lock with it.
         drop(this.keeps_others_away()?);
         Ok(this)
