@@ -16,6 +16,7 @@ pub mod spool;
 pub mod sweep;
 #[cfg(test)]
 mod testing;
+pub mod walk;
 
 pub use identity::Identity;
 pub use repository::Repository;

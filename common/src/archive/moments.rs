@@ -15,15 +15,13 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::decoder;
 use crate::pg::wal_page::{LongHeader, first_page_matches};
-use crate::pg::wal_reader::{Parameters, Record, RecordKind, RecordReader, WalEnd};
+use crate::pg::wal_reader::{Event, Record, RecordKind, RecordReader, WalEnd};
 use crate::pg::{ArchiveName, Lsn, WalSegmentName};
 use crate::repo::chain::Route;
 use crate::report::{Cancel, Interrupted, Progress};
 
+use super::walk::{self, Ending, Source, Stretch};
 use super::{Identity, Repository, segments};
-
-/// How much is read at a time; a cancellation is seen this often.
-const CHUNK_BYTES: usize = 256 << 10;
 
 /// A moment that a recovery can go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,8 +167,6 @@ pub struct Located {
     pub occurrences: Vec<RestorePoint>,
     /// The tablespaces that a recovery creates on the way, in order.
     pub tablespaces: Vec<NewTablespace>,
-    /// The settings that it meets on the way; of those that were changed several times the highest values.
-    pub parameters: Option<Parameters>,
     /// Why the reading ended.
     pub ended: Ended,
 }
@@ -194,7 +190,7 @@ impl Located {
 /// timeline that forked off is the child's copy, so nothing that the parent wrote behind the fork is seen.
 pub fn locate(
     route: &Route,
-    source: &mut dyn FnMut(WalSegmentName) -> anyhow::Result<Option<Box<dyn Read + Send>>>,
+    source: &mut Source<'_>,
     from: Lsn,
     until: Option<Lsn>,
     question: &Question,
@@ -206,43 +202,6 @@ pub fn locate(
     let ended = search.read_along(route, source, cancel, progress);
     progress.end();
     Ok(Located { ended: ended?, ..search.located })
-}
-
-/// How the reading of one segment went.
-enum SegmentRead {
-    /// To its end.
-    Whole,
-    /// There is none.
-    Missing,
-    /// The consumer wanted no more.
-    Broken,
-}
-
-/// Hands the `size` bytes of a segment on in chunks.
-fn for_each_chunk(
-    segment: impl Read,
-    size: u64,
-    buffer: &mut [u8],
-    act: &mut impl FnMut(&[u8]) -> anyhow::Result<ControlFlow<()>>,
-) -> anyhow::Result<SegmentRead> {
-    let mut segment = segment.take(size);
-    let mut seen = 0;
-    loop {
-        let count = match segment.read(buffer) {
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-            count => count?,
-        };
-        seen += count as u64;
-        match buffer.get(..count).unwrap_or_default() {
-            [] if seen == size => return Ok(SegmentRead::Whole),
-            [] => anyhow::bail!("it has {seen} bytes, a segment of this cluster has {size}"),
-            chunk => {
-                if act(chunk)?.is_break() {
-                    return Ok(SegmentRead::Broken);
-                }
-            }
-        }
-    }
 }
 
 /// What is known so far.
@@ -265,7 +224,6 @@ impl<'a> Search<'a> {
             end_of_wal: from,
             occurrences: Vec::new(),
             tablespaces: Vec::new(),
-            parameters: None,
             ended: Ended::Until,
         };
         Self { question, from, until, located, ended: Ended::Answered }
@@ -274,37 +232,25 @@ impl<'a> Search<'a> {
     fn read_along(
         &mut self,
         route: &Route,
-        source: &mut dyn FnMut(WalSegmentName) -> anyhow::Result<Option<Box<dyn Read + Send>>>,
+        source: &mut Source<'_>,
         cancel: &Cancel,
         progress: &dyn Progress,
     ) -> anyhow::Result<Ended> {
-        let size = route.segment_size();
-        let mut reader = RecordReader::new(self.from, size);
-        let mut buffer = vec![0; CHUNK_BYTES];
-        for name in route.segments(self.from, self.until.unwrap_or(Lsn(u64::MAX))) {
-            let mut chunk = |bytes: &[u8]| {
-                cancel.check()?;
-                progress.advance(bytes.len() as u64);
-                Ok(reader.feed(bytes, |record| self.see(record)))
-            };
-            let read = source(name).and_then(|segment| match segment {
-                None => Ok(SegmentRead::Missing),
-                Some(segment) => for_each_chunk(segment, size.bytes(), &mut buffer, &mut chunk),
-            });
-            match read.with_context(|| format!("read WAL segment {name}")) {
-                Ok(SegmentRead::Whole) => {}
-                Ok(SegmentRead::Missing) => return Ok(Ended::Missing(name)),
-                Ok(SegmentRead::Broken) => {
-                    return Ok(reader.end().map_or(self.ended, |end| Ended::Invalid(name, end)));
-                }
-                Err(err) if self.located.stop.is_none() || err.downcast_ref::<Interrupted>().is_some() => {
-                    return Err(err);
-                }
-                // Nothing behind the stop is needed for it.
-                Err(_) => return Ok(Ended::Answered),
-            }
+        let mut reader = RecordReader::new(self.from, route.segment_size());
+        let stretch = Stretch { route, from: self.from, until: self.until };
+        let mut each = |event| match event {
+            Event::Record(record) => self.see(record),
+            Event::Listed(_) => ControlFlow::Continue(()),
+        };
+        match walk::along(stretch, source, &mut reader, cancel, progress, &mut each) {
+            Ok(Ending::Until) => Ok(Ended::Until),
+            Ok(Ending::Missing(name)) => Ok(Ended::Missing(name)),
+            Ok(Ending::Invalid(name, end)) => Ok(Ended::Invalid(name, end)),
+            Ok(Ending::Broken) => Ok(self.ended),
+            Err(err) if self.located.stop.is_none() || err.downcast_ref::<Interrupted>().is_some() => Err(err),
+            // Nothing behind the stop is needed for it.
+            Err(_) => Ok(Ended::Answered),
         }
-        Ok(Ended::Until)
     }
 
     /// Takes the next record; breaks when no more are wanted.
@@ -323,9 +269,6 @@ impl<'a> Search<'a> {
             if let RecordKind::TablespaceCreated { oid, location } = &record.kind {
                 let (lsn, location) = (record.start, location.clone());
                 found.tablespaces.push(NewTablespace { lsn, oid: *oid, location });
-            }
-            if let RecordKind::ParametersChanged(parameters) = &record.kind {
-                found.parameters = Some(found.parameters.map_or(*parameters, |known| known.highest(parameters)));
             }
         } else {
             found.first_after = found.first_after.or(commit);

@@ -3,6 +3,7 @@
 mod compress;
 mod digest;
 mod lz4;
+pub mod raw;
 
 use std::io::{self, Read};
 

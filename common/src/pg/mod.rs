@@ -4,8 +4,11 @@
 //! constant times its input.
 
 mod bytes;
+pub mod catalog;
 pub mod control;
 pub mod exclusions;
+pub mod filenode_map;
+pub mod heap;
 pub mod history;
 pub mod label;
 mod lsn;

@@ -1,9 +1,9 @@
 //! The engine that brings a cluster back; shared by recovery and restore tests. Knows nothing of the command line.
 
 pub mod choose;
-pub mod demands;
 pub mod extract;
 pub mod follow;
+pub mod pick;
 pub mod salvage;
 pub mod settings;
 pub mod target;

@@ -177,7 +177,7 @@ fn description(kind: &RecordKind, items: &[Listed], folder: &str) -> String {
             format!("DROP dir {}/{database}", oids(items).join(&format!("/{database} ")))
         }
         RecordKind::MapUpdated(of) => format!("UPDATE database {} tablespace {}", of.database, of.tablespace),
-        RecordKind::Other => String::new(),
+        RecordKind::Heap(_) | RecordKind::Other => String::new(),
     }
 }
 
@@ -195,7 +195,7 @@ fn rels(items: &[Listed], folder: &str) -> String {
 fn oids(items: &[Listed]) -> Vec<String> {
     let number = |item: &Listed| match item {
         Listed::Tablespace(oid) | Listed::Table(oid) => oid.to_string(),
-        Listed::Relation(_) => format!("{item:?}"),
+        Listed::Relation(_) | Listed::Subtransaction(_) | Listed::Mapping { .. } => format!("{item:?}"),
     };
     items.iter().map(number).collect()
 }

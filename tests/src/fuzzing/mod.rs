@@ -20,18 +20,19 @@ pub use files::{control, history, label, manifest, server_files, tablespace_map}
 pub use names::{segment_name, time};
 pub use repository::{frames, index, part, record};
 pub use settings::{configuration, connection, passfile, service};
-pub use wal::{wal_page, wal_reader, wal_record};
+pub use wal::{heap_page, wal_page, wal_reader, wal_record};
 
 /// A function that panics when what the bytes are given to breaks a promise.
 pub type Target = fn(&[u8]);
 
 /// Every function by its name, which is also the name of its fuzz target and of its corpus folder.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("configuration", configuration),
     ("connection", connection),
     ("control", control),
     ("frames", frames),
     ("gzip", gzip),
+    ("heap_page", heap_page),
     ("history", history),
     ("index", index),
     ("label", label),

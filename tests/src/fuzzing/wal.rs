@@ -2,8 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use common::pg::catalog::{Catalogs, Relation, is_invalid_database};
+use common::pg::heap;
 use common::pg::wal_reader::{
-    DatabaseFolder, Event, Listed, Record, RecordKind, RecordReader, RelFileLocator, Standing, WalEnd,
+    DatabaseFolder, Event, HeapRecord, Listed, Operation, Place, Record, RecordKind, RecordReader, RelFileLocator,
+    Standing, WalEnd,
 };
 use common::pg::{
     Expected, LongHeader, Lsn, PageHeader, SegmentCheck, SegmentError, SegmentSize, TimelineId, WalSegmentName,
@@ -125,6 +128,90 @@ pub fn wal_record(bytes: &[u8]) {
         }
         None => assert!(matches!(standing, Standing::Ended(WalEnd::Contents { .. })), "{standing:?}"),
     }
+    check_rows(&log, body, &events);
+}
+
+/// With rows the same records are told, and of those that change rows what stands in them.
+fn check_rows(log: &[u8], body: &[u8], in_depth: &[Event]) {
+    let mut reader = RecordReader::with_rows(Lsn(1 << 20), smallest());
+    let mut records = Vec::new();
+    let flow = reader.feed_all(log, |event| {
+        records.extend(record_of(&event).cloned());
+        ControlFlow::Continue(())
+    });
+    assert_eq!(flow.is_break(), reader.end().is_some());
+    let deep: Vec<&Record> = in_depth.iter().filter_map(record_of).collect();
+    assert_eq!(records.len(), deep.len());
+    for (record, deep) in std::iter::zip(&records, deep) {
+        match &record.kind {
+            RecordKind::Heap(heap) => {
+                assert_eq!(deep.kind, RecordKind::Other);
+                check_heap(heap, body);
+            }
+            kind => assert_eq!(*kind, deep.kind),
+        }
+    }
+}
+
+fn check_heap(heap: &HeapRecord, body: &[u8]) {
+    let Some(change) = heap.change() else { return };
+    let holds = |bytes: &[u8]| bytes.is_empty() || body.windows(bytes.len()).any(|window| window == bytes);
+    let page_of = |place: Place| {
+        assert!(change.references.iter().any(|page| (page.relation, page.block) == (place.relation, place.block)));
+        assert!(holds(&place.offset.to_ne_bytes()));
+    };
+    for page in &change.references {
+        assert!(holds(&page.relation.relnumber.to_ne_bytes()) && holds(&page.block.to_ne_bytes()));
+        assert!(page.image.and_then(|image| image.page()).is_none_or(|page| page.len() == 8192));
+    }
+    match change.operation {
+        Operation::Insert(place, data) | Operation::InPlace(place, data) => {
+            page_of(place);
+            assert!(data.is_none_or(holds));
+        }
+        Operation::Delete { place, .. } => page_of(place),
+        Operation::Update { old, new, row } => {
+            page_of(old);
+            page_of(new);
+            assert!(row.is_none_or(|row| holds(row.middle)));
+        }
+        Operation::Other => {}
+    }
+    // Whatever it says, a reader of the catalogs takes it in.
+    let mut catalogs = Catalogs::new(15);
+    for page in &change.references {
+        catalogs.map(page.relation.database, 1259, page.relation.relnumber);
+    }
+    drop(catalogs.apply(&change));
+}
+
+/// A page of a catalog: the version, then the page, whose size and layout are taken for granted. Whatever lies on it, names
+/// of relations are texts, rows lie within it, and it can be read twice.
+pub fn heap_page(bytes: &[u8]) {
+    let (version, rest) = input::byte(bytes);
+    let major = 14 + u32::from(version % 5);
+    let mut page = rest.to_vec();
+    page.resize(heap::PAGE_BYTES, 0);
+    if let Some(size) = page.get_mut(18..20) {
+        size.copy_from_slice(&8196_u16.to_ne_bytes());
+    }
+    let mut last = 0;
+    for row in heap::rows(&page) {
+        assert!(row.offset > last && row.data.len() < page.len());
+        last = row.offset;
+        let relation = Relation::parse(row.data, major);
+        assert!(relation.is_none_or(|relation| relation.name.chars().count() <= 64 && row.data.len() > 115));
+        let _ = is_invalid_database(row.data, major);
+    }
+    let mut catalogs = Catalogs::new(major);
+    catalogs.map(5, 1259, 1259);
+    for block in [0, 1] {
+        catalogs.load_page(5, 1259, block, &page);
+    }
+    for row in heap::rows(&page).filter(|row| !row.is_rolled_back) {
+        let relation = Relation::parse(row.data, major).filter(|relation| !relation.is_transient(None));
+        assert!(relation.is_none_or(|relation| catalogs.relation(5, relation.oid).is_some()));
+    }
 }
 
 /// What is said of a record stands in it.
@@ -138,6 +225,7 @@ fn check_contents(record: &Record, listed: &[Listed], body: &[u8]) {
     assert!(listed.iter().all(|item| match item {
         Listed::Relation(at) => relation(*at),
         Listed::Tablespace(oid) | Listed::Table(oid) => number(*oid),
+        Listed::Subtransaction(_) | Listed::Mapping { .. } => false,
     }));
     assert!(listed.len() * 4 <= body.len(), "{} items", listed.len());
     match &record.kind {
@@ -163,7 +251,7 @@ fn check_contents(record: &Record, listed: &[Listed], body: &[u8]) {
             assert!(number(*database) && items(Listed::Tablespace(0)) == *tablespaces as usize);
         }
         RecordKind::MapUpdated(of) => assert!(folder(*of)),
-        RecordKind::Other => assert!(listed.is_empty()),
+        RecordKind::Heap(_) | RecordKind::Other => assert!(listed.is_empty()),
     }
 }
 

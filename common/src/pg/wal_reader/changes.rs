@@ -3,7 +3,7 @@
 //! `TRUNCATE` (`src/include/access/heapam_xlog.h`), databases (`src/include/commands/dbcommands_xlog.h`) and mapped
 //! catalogs (`src/include/utils/relmapper.h`). All of these are the same from 14 to 18, but for the databases' operations.
 
-use super::kinds::{DatabaseFolder, Parameters, RecordKind, RelFileLocator};
+use super::kinds::{DatabaseFolder, Depth, Parameters, RecordKind, RelFileLocator};
 use super::lists::{Items, List, Walk};
 use super::record::{RM_XLOG, RMGR_INFO_MASK};
 use crate::pg::bytes::{i32_at, u8_at, u32_at};
@@ -36,6 +36,8 @@ const TRUNCATE_RESTART_IDENTITY: u8 = 2;
 const TRUNCATE_HEAD_SIZE: u64 = 12;
 const DROP_HEAD_SIZE: u64 = 8;
 const MAP_HEAD_SIZE: u64 = 12;
+/// `RelMapFile.num_mappings`, behind the magic.
+const MAP_COUNT_OFFSET: u64 = 4;
 
 /// A kind of these records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +79,12 @@ impl Change {
     }
 
     /// The walk over what it lists, when its main data begins at `main`.
-    pub(super) fn walk(self, main: u64) -> Option<Walk> {
+    pub(super) fn walk(self, main: u64, depth: Depth) -> Option<Walk> {
         let list = match self {
+            Self::MapUpdate if depth == Depth::Rows => {
+                let list = List { gap: 0, items: Items::Mappings };
+                return Some(Walk::new(main + MAP_HEAD_SIZE + MAP_COUNT_OFFSET, vec![list], false));
+            }
             Self::TablesTruncate => List { gap: 4, items: Items::Tables },
             Self::DatabaseDrop => List { gap: 0, items: Items::Tablespaces },
             _ => return None,

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use chrono::{DateTime, Utc};
 
 use super::changes::Change;
-use super::kinds::{Listed, RecordKind, TransactionEnd};
+use super::kinds::{Depth, Listed, RecordKind, TransactionEnd};
 use super::lists::{Items, List, Walk};
 use super::record::{RM_XLOG, RMGR_INFO_MASK};
 use crate::pg::bytes::{i64_at, u8_at, u32_at};
@@ -109,7 +109,7 @@ pub(super) struct Contents {
     subject: Subject,
     info: u8,
     magic: u16,
-    in_depth: bool,
+    depth: Depth,
     head: Vec<u8>,
     /// Bytes so far.
     length: u64,
@@ -119,15 +119,12 @@ pub(super) struct Contents {
 
 impl Contents {
     /// For a record of this resource manager and `xl_info`; `None` when it is of no interest.
-    pub(super) fn of(manager: u8, info: u8, magic: u16, in_depth: bool) -> Option<Self> {
+    pub(super) fn of(manager: u8, info: u8, magic: u16, depth: Depth) -> Option<Self> {
         let subject = match Subject::of(manager, info) {
-            Some(subject) => subject,
-            // A recovery must look out for changed settings, whether or not it looks into the rest.
-            None => {
-                Subject::Change(Change::of(manager, info, magic).filter(|it| in_depth || *it == Change::Parameters)?)
-            }
+            None if depth >= Depth::Changes => Subject::Change(Change::of(manager, info, magic)?),
+            subject => subject?,
         };
-        Some(Self { subject, info, magic, in_depth, head: Vec::new(), length: 0, walk: None })
+        Some(Self { subject, info, magic, depth, head: Vec::new(), length: 0, walk: None })
     }
 
     /// The next bytes, of one page at most; tells what they list.
@@ -205,30 +202,31 @@ impl Contents {
         let is_prepared = match self.subject {
             Subject::CommitPrepared | Subject::AbortPrepared => true,
             Subject::Commit | Subject::Abort => false,
-            Subject::Change(change) => return change.walk(main as u64),
+            Subject::Change(change) => return change.walk(main as u64, self.depth),
             Subject::RestorePoint | Subject::TablespaceCreate => return None,
         };
         let flags = u32_at(&self.head, main + TIME_SIZE).filter(|_| self.info & XACT_HAS_INFO != 0)?;
         let has_number = is_prepared && flags & HAS_TWOPHASE != 0;
-        if !has_number && !self.in_depth {
+        if !has_number && self.depth == Depth::Stops {
             return None;
         }
         let dbinfo = if flags & HAS_DBINFO != 0 { DBINFO_SIZE } else { 0 };
         let position = (main + TIME_SIZE + FLAGS_SIZE) as u64 + dbinfo;
-        Some(Walk::new(position, lists_of(flags, self.magic, self.in_depth), has_number))
+        Some(Walk::new(position, lists_of(flags, self.magic, self.depth), has_number))
     }
 }
 
 /// The lists in the end of a transaction, last first.
-fn lists_of(flags: u32, magic: u16, in_depth: bool) -> Vec<List> {
+fn lists_of(flags: u32, magic: u16, depth: Depth) -> Vec<List> {
     // xl_xact_stats_item: its object's number was widened to 64 bits in version 18.
     let stats_item = if major_of_magic(magic).is_some_and(|major| major < 18) { 12 } else { 16 };
-    let relations = if in_depth { Items::Relations } else { Items::Any(12) };
+    let relations = if depth >= Depth::Changes { Items::Relations } else { Items::Any(12) };
+    let subtransactions = if depth == Depth::Rows { Items::Subtransactions } else { Items::Any(4) };
     let all = [
         (HAS_INVALIDATIONS, Items::Any(16)),
         (HAS_DROPPED_STATS, Items::Any(stats_item)),
         (HAS_RELATIONS, relations),
-        (HAS_SUBXACTS, Items::Any(4)),
+        (HAS_SUBXACTS, subtransactions),
     ];
     all.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, items)| List { gap: 0, items }).collect()
 }
@@ -248,15 +246,16 @@ mod tests {
 
     /// What the record is, read in depth, and what it lists. Without depth it is the same and lists nothing.
     fn read_all(manager: u8, info: u8, magic: u16, body: &[u8], piece: usize) -> Option<(RecordKind, Vec<Listed>)> {
-        let read = |in_depth| {
-            let mut contents = Contents::of(manager, info, magic, in_depth)?;
+        let read = |depth| {
+            let mut contents = Contents::of(manager, info, magic, depth)?;
             let mut listed = Vec::new();
             body.chunks(piece).for_each(|piece| contents.feed(piece, &mut listed));
             Some((contents.finish(7, &mut listed)?, listed))
         };
-        let outcome = read(true);
+        let outcome = read(Depth::Changes);
         if let (Some((kind, _)), Some(_)) = (&outcome, Subject::of(manager, info)) {
-            assert_eq!(read(false), Some((kind.clone(), vec![])));
+            assert_eq!(read(Depth::Stops), Some((kind.clone(), vec![])));
+            assert_eq!(read(Depth::Rows).map(|(kind, _)| kind), Some(kind.clone()));
         }
         outcome
     }
@@ -314,7 +313,7 @@ mod tests {
         assert!(read(RM_XACT, XACT_HAS_INFO, 0xD110, &body(&data), 100).is_some());
         data.truncate(data.len() - 1);
         assert_eq!(read(RM_XACT, XACT_HAS_INFO, 0xD110, &body(&data), 100), None);
-        let mut plain = Contents::of(RM_XACT, XACT_HAS_INFO, 0xD110, false).unwrap();
+        let mut plain = Contents::of(RM_XACT, XACT_HAS_INFO, 0xD110, Depth::Stops).unwrap();
         plain.feed(&body(&data), &mut vec![]);
         assert!(plain.finish(7, &mut vec![]).is_some(), "a recovery does not look there");
     }
@@ -341,7 +340,7 @@ mod tests {
             assert_eq!(kind, Some(expected));
         }
         // Dropping one harms nobody: the drop follows the link in the data directory.
-        assert!(Contents::of(RM_TABLESPACE, 0x10, 0xD110, true).is_none());
+        assert!(Contents::of(RM_TABLESPACE, 0x10, 0xD110, Depth::Changes).is_none());
     }
 
     #[rstest]

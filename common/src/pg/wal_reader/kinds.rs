@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
+use super::heap_record::HeapRecord;
 use crate::pg::Lsn;
 use crate::pg::exclusions::Fork;
 
@@ -14,12 +15,15 @@ pub struct Record {
     pub start: Lsn,
     /// Where replay stands once it is applied (`EndRecPtr`). After a segment switch that is the next segment's start.
     pub end: Lsn,
+    /// The transaction or subtransaction that wrote it, without an epoch; 0 for none. The end of a prepared transaction has
+    /// that one's number in its kind alone.
+    pub xid: u32,
     /// What it is.
     pub kind: RecordKind,
 }
 
 /// What a record is, as far as a recovery can stop at it or must look out for it; the variants from
-/// [`RecordKind::FullPageWritesChanged`] on are told in depth only.
+/// [`RecordKind::ParametersChanged`] on are told in depth only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordKind {
     /// A transaction was committed.
@@ -95,6 +99,8 @@ pub enum RecordKind {
     },
     /// Catalogs of this database, or the shared ones, have other files from here on (`XLOG_RELMAP_UPDATE`).
     MapUpdated(DatabaseFolder),
+    /// Rows or whole pages of a relation changed; told with rows only.
+    Heap(HeapRecord),
     /// Anything else.
     Other,
 }
@@ -121,6 +127,17 @@ pub struct TransactionEnd {
     pub xid: u32,
     /// When it ended, by the clock of the server, which need not have gone forwards.
     pub time: DateTime<Utc>,
+}
+
+/// How much is told of the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Depth {
+    /// Where a recovery can stop.
+    Stops,
+    /// What happens to relations, databases and settings, too.
+    Changes,
+    /// And to rows.
+    Rows,
 }
 
 /// Where a relation's files lie (`RelFileLocator`; `RelFileNode` before 16). Not its object id: a relation that is written
@@ -165,21 +182,6 @@ pub struct Parameters {
     pub track_commit_timestamp: bool,
 }
 
-impl Parameters {
-    /// The higher value of each number; what is no number as in `later`.
-    #[must_use]
-    pub fn highest(&self, later: &Self) -> Self {
-        Self {
-            max_connections: self.max_connections.max(later.max_connections),
-            max_worker_processes: self.max_worker_processes.max(later.max_worker_processes),
-            max_wal_senders: self.max_wal_senders.max(later.max_wal_senders),
-            max_prepared_xacts: self.max_prepared_xacts.max(later.max_prepared_xacts),
-            max_locks_per_xact: self.max_locks_per_xact.max(later.max_locks_per_xact),
-            ..*later
-        }
-    }
-}
-
 /// One of the things that a record lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listed {
@@ -190,6 +192,15 @@ pub enum Listed {
     Tablespace(u32),
     /// The table with this object id is truncated.
     Table(u32),
+    /// A subtransaction ends with its transaction; told with rows only.
+    Subtransaction(u32),
+    /// A mapped catalog, by its object id, has the files of this number from here on; told with rows only.
+    Mapping {
+        /// The catalog's object id.
+        catalog: u32,
+        /// The number in its files' names.
+        relnumber: u32,
+    },
 }
 
 /// What [`RecordReader::feed_all`](super::RecordReader::feed_all) tells, in the order of the log.

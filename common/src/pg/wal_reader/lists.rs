@@ -26,6 +26,8 @@ pub(super) enum Items {
     Relations,
     Tablespaces,
     Tables,
+    Subtransactions,
+    Mappings,
 }
 
 impl Items {
@@ -33,7 +35,8 @@ impl Items {
         match self {
             Self::Any(size) => size,
             Self::Relations => 12,
-            Self::Tablespaces | Self::Tables => 4,
+            Self::Tablespaces | Self::Tables | Self::Subtransactions => 4,
+            Self::Mappings => 8,
         }
     }
 
@@ -43,6 +46,8 @@ impl Items {
             Self::Relations => locator(field, 0).map(Listed::Relation),
             Self::Tablespaces => u32_at(field, 0).map(Listed::Tablespace),
             Self::Tables => u32_at(field, 0).map(Listed::Table),
+            Self::Subtransactions => u32_at(field, 0).map(Listed::Subtransaction),
+            Self::Mappings => Some(Listed::Mapping { catalog: u32_at(field, 0)?, relnumber: u32_at(field, 4)? }),
         }
     }
 }

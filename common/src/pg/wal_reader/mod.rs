@@ -10,6 +10,7 @@
 
 mod changes;
 mod contents;
+mod heap_record;
 mod kinds;
 mod lists;
 mod record;
@@ -18,6 +19,8 @@ pub(crate) mod testing;
 
 use std::ops::ControlFlow;
 
+pub use self::heap_record::{HeapChange, HeapRecord, NewRow, Operation, PageImage, Place, Reference};
+use self::kinds::Depth;
 pub use self::kinds::{DatabaseFolder, Event, Listed, Parameters, Record, RecordKind, RelFileLocator, TransactionEnd};
 use self::record::Assembly;
 use super::bytes::all_zero;
@@ -110,7 +113,7 @@ pub struct RecordReader {
     /// Bytes to pass over before anything else on this page.
     skip: u64,
     state: State,
-    in_depth: bool,
+    depth: Depth,
     record: Assembly,
     /// What the record listed on this page.
     listed: Vec<Listed>,
@@ -168,8 +171,8 @@ impl RecordReader {
             page_left: 0,
             skip: 0,
             state: State::Approach(from.0),
-            in_depth: false,
-            record: Assembly::begin(from, 0, false),
+            depth: Depth::Stops,
+            record: Assembly::begin(from, 0, Depth::Stops),
             listed: Vec::new(),
             previous: None,
             end: None,
@@ -181,7 +184,13 @@ impl RecordReader {
     ///
     /// This is the whole check of a log's records: feed it the segments, then ask for [`RecordReader::standing`].
     pub fn in_depth(from: Lsn, size: SegmentSize) -> Self {
-        Self { in_depth: true, ..Self::new(from, size) }
+        Self { depth: Depth::Changes, ..Self::new(from, size) }
+    }
+
+    /// The same as in depth, and every record that changes rows or whole pages of a relation is told with its contents, up
+    /// to about a megabyte of each: what a reader of catalogs, and of who deleted what, needs.
+    pub fn with_rows(from: Lsn, size: SegmentSize) -> Self {
+        Self { depth: Depth::Rows, ..Self::new(from, size) }
     }
 
     /// The position of the byte to be fed next.
@@ -372,7 +381,7 @@ impl RecordReader {
     /// Takes the bytes of a record, all on one page.
     fn record_bytes(&mut self, piece: &[u8]) -> Result<(usize, Option<Record>), WalEnd> {
         if self.state != State::Inside {
-            self.record = Assembly::begin(Lsn(self.position), self.log.map_or(0, |log| log.magic), self.in_depth);
+            self.record = Assembly::begin(Lsn(self.position), self.log.map_or(0, |log| log.magic), self.depth);
             self.state = State::Inside;
         }
         let used = self.record.take(piece, self.previous, &mut self.listed)?;
@@ -384,6 +393,7 @@ impl RecordReader {
         let mut end = next_multiple(bytes_end, ALIGNMENT);
         self.skip = end - bytes_end;
         let kind = self.record.finish(&mut self.listed)?;
+        let xid = self.record.xid();
         self.previous = Some(start);
         self.state = State::Between;
         // A switch that happens to end its segment leaves nothing to pass over.
@@ -391,7 +401,7 @@ impl RecordReader {
             end = next_multiple(end, self.size.bytes());
             self.state = State::Switched;
         }
-        Ok((used, Some(Record { start, end: Lsn(end), kind })))
+        Ok((used, Some(Record { start, end: Lsn(end), xid, kind })))
     }
 }
 
@@ -588,7 +598,7 @@ mod tests {
             assert_eq!(items, expected);
             let time = DateTime::from_timestamp_micros(946_684_800_000_005).unwrap();
             let kind = RecordKind::Commit(TransactionEnd { xid: 42, time });
-            assert_eq!(*commit, Event::Record(Record { start, end, kind }));
+            assert_eq!(*commit, Event::Record(Record { start, end, xid: 42, kind }));
             assert_eq!(
                 [first, second].map(Clone::clone),
                 [1663, 16_385].map(|oid| Event::Listed(Listed::Tablespace(oid)))

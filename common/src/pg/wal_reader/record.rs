@@ -1,7 +1,8 @@
 //! One record, put together from its pieces (`src/include/access/xlogrecord.h`).
 
 use super::contents::Contents;
-use super::kinds::{Listed, RecordKind};
+use super::heap_record::{self, HeapRecord};
+use super::kinds::{Depth, Listed, RecordKind};
 use super::{WalEnd, at_most};
 use crate::pg::Lsn;
 use crate::pg::bytes::{u8_at, u32_at, u64_at};
@@ -32,14 +33,17 @@ pub(super) struct Assembly {
     total: usize,
     /// CRC-32C of what came after the header.
     crc: u32,
-    in_depth: bool,
+    depth: Depth,
     contents: Option<Contents>,
+    /// What came after the header, of a record whose rows are wanted.
+    body: Option<Vec<u8>>,
 }
 
 impl Assembly {
     /// A record begins at `start`, on a page with this magic.
-    pub(super) fn begin(start: Lsn, magic: u16, in_depth: bool) -> Self {
-        Self { start, magic, header: [0; HEADER_SIZE], got: 0, total: HEADER_SIZE, crc: 0, in_depth, contents: None }
+    pub(super) fn begin(start: Lsn, magic: u16, depth: Depth) -> Self {
+        let header = [0; HEADER_SIZE];
+        Self { start, magic, header, got: 0, total: HEADER_SIZE, crc: 0, depth, contents: None, body: None }
     }
 
     pub(super) fn start(&self) -> Lsn {
@@ -77,6 +81,9 @@ impl Assembly {
         if let Some(contents) = &mut self.contents {
             contents.feed(piece, listed);
         }
+        if let Some(body) = &mut self.body {
+            body.extend_from_slice(piece);
+        }
         self.got += piece.len();
         Ok(used + piece.len())
     }
@@ -99,7 +106,10 @@ impl Assembly {
             if previous.map_or(found >= at, |previous| found != previous) {
                 return Err(WalEnd::PreviousLink { at, found });
             }
-            self.contents = Contents::of(self.manager(), self.info(), self.magic, self.in_depth);
+            self.contents = Contents::of(self.manager(), self.info(), self.magic, self.depth);
+            let has_rows = self.depth == Depth::Rows && heap_record::is_one(self.manager(), self.info());
+            // A larger one writes whole pages of many blocks, or no known version has written it.
+            self.body = (has_rows && self.total <= heap_record::LENGTH_MAX).then(Vec::new);
         }
         Ok(())
     }
@@ -123,8 +133,15 @@ impl Assembly {
         if u32_at(&self.header, CHECKED_HEADER_SIZE) != Some(crc32c::crc32c_append(self.crc, checked)) {
             return Err(WalEnd::Checksum { at: self.start });
         }
-        let Some(contents) = self.contents.take() else { return Ok(RecordKind::Other) };
-        let xid = u32_at(&self.header, 4).unwrap_or(0);
-        contents.finish(xid, listed).ok_or(WalEnd::Contents { at: self.start })
+        if let Some(contents) = self.contents.take() {
+            return contents.finish(self.xid(), listed).ok_or(WalEnd::Contents { at: self.start });
+        }
+        let Some(body) = self.body.take() else { return Ok(RecordKind::Other) };
+        Ok(RecordKind::Heap(HeapRecord { manager: self.manager(), info: self.info(), magic: self.magic, body }))
+    }
+
+    /// Who wrote it.
+    pub(super) fn xid(&self) -> u32 {
+        u32_at(&self.header, 4).unwrap_or(0)
     }
 }
