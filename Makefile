@@ -29,7 +29,7 @@ test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAS
 	echo "make test: $$((SECONDS - started)) s, $$skipped skipped because they need root"; \
 	exit $$status
 
-versions: postgresql ## a short story and the WAL reader on PostgreSQL 14, 16, 17 and 18, which it installs; VERSIONS names others
+versions: postgresql ## short stories and the WAL reader on PostgreSQL 14, 16, 17 and 18, which it installs; VERSIONS names others
 	@$(CARGO) test --workspace --locked --no-run
 	@contrib/each-postgresql.sh '$(VERSIONS)' $(CARGO) test --workspace --locked --no-fail-fast \
 	--test stories --test wal_reader -- short_story:: of_postgresql

@@ -10,6 +10,8 @@ use common::restore::choose::WantedTimeline;
 use common::restore::settings::TargetAction;
 use common::restore::target::{ParseTimeError, Target, parse_time};
 
+pub(crate) use crate::find::FindArgs;
+
 /// Bring a PostgreSQL cluster back to a moment.
 #[derive(Debug, Parser)]
 #[command(name = "recover", after_help = exit::table(Program::Recover))]
@@ -38,18 +40,15 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Check a recovered server that somebody else started, and let it archive again
     Finish,
-    /// Go on with a recovery whose server waits or has stopped: to the same target, or to a later one
-    Continue(ContinueArgs),
-    /// End a recovery whose server waits at its target or has stopped there: the server takes writes
-    Promote,
+    /// Find out when something was dropped, truncated or deleted, and how to get it back
+    Find(FindArgs),
     /// Undo a recovery: put the preserved data directory back
     Rollback(RollbackArgs),
 }
 
-/// Which moment.
+/// Which moment, and from which backup.
 #[derive(Debug, Clone, Default, Args)]
-#[expect(clippy::struct_field_names, reason = "they are called as the options are")]
-pub struct TargetArgs {
+pub struct MomentArgs {
     /// Recover up to this time, such as "2026-11-20 03:15:00"; local time unless it has an offset
     #[arg(long, value_name = "TIME", value_parser = parse_time_argument, group = "target")]
     target_time: Option<Target>,
@@ -77,14 +76,6 @@ pub struct TargetArgs {
     /// Stop just before the target, not just after it
     #[arg(long)]
     pub target_exclusive: bool,
-}
-
-/// Which moment, and from which backup.
-#[derive(Debug, Clone, Default, Args)]
-pub struct MomentArgs {
-    /// Which moment.
-    #[command(flatten)]
-    pub target: TargetArgs,
 
     /// The timeline to recover along: a number, "latest" or "current" (the backup's) [default: latest]
     #[arg(long, value_name = "TIMELINE", value_parser = parse_timeline)]
@@ -107,7 +98,7 @@ pub struct RunArgs {
     pub moment: MomentArgs,
 
     /// What the server does at the target
-    #[arg(long, value_name = "ACTION", value_enum, default_value = "promote")]
+    #[arg(long, value_enum, default_value = "promote")]
     target_action: Action,
 
     /// What DIR becomes [default: production when it is the backup's own data directory, else a copy]
@@ -129,18 +120,6 @@ pub struct RunArgs {
     /// Do not ask before the data directory is replaced
     #[arg(long)]
     pub yes: bool,
-}
-
-/// Options of `recover continue`.
-#[derive(Debug, Args)]
-pub struct ContinueArgs {
-    /// Which moment; without one, the same as before.
-    #[command(flatten)]
-    pub target: TargetArgs,
-
-    /// What the server does at the target [default: the same as before]
-    #[arg(long, value_name = "ACTION", value_enum)]
-    target_action: Option<Action>,
 }
 
 /// Options of `recover rollback`.
@@ -171,30 +150,18 @@ enum Action {
 
 /// A wanted timeline as an argument.
 #[derive(Debug, Clone, Copy)]
-struct Timeline(WantedTimeline);
+pub(crate) struct Timeline(pub(crate) WantedTimeline);
 
-impl TargetArgs {
-    /// The moment that was asked for, if one was.
-    pub fn given(&self) -> Option<Target> {
+impl MomentArgs {
+    /// The moment that was asked for.
+    pub fn target(&self) -> Target {
         self.target_time
             .clone()
             .or(self.target_lsn.map(Target::Lsn))
             .or(self.target_xid.map(Target::Xid))
             .or(self.target_name.clone().map(Target::Name))
             .or(self.target_immediate.then_some(Target::Immediate))
-            .or(self.target_latest.then_some(Target::Latest))
-    }
-}
-
-impl MomentArgs {
-    /// The moment that was asked for.
-    pub fn target(&self) -> Target {
-        self.target.given().unwrap_or(Target::Latest)
-    }
-
-    /// Whether replay is to stop just before it.
-    pub fn is_exclusive(&self) -> bool {
-        self.target.target_exclusive
+            .unwrap_or(Target::Latest)
     }
 
     /// The timeline that was asked for.
@@ -206,32 +173,19 @@ impl MomentArgs {
 impl RunArgs {
     /// What happens at the target.
     pub fn action(&self) -> TargetAction {
-        self.target_action.into()
-    }
-}
-
-impl ContinueArgs {
-    /// What happens at the target, when that is to change.
-    pub fn action(&self) -> Option<TargetAction> {
-        self.target_action.map(TargetAction::from)
-    }
-}
-
-impl From<Action> for TargetAction {
-    fn from(action: Action) -> Self {
-        match action {
-            Action::Promote => Self::Promote,
-            Action::Pause => Self::Pause,
-            Action::Shutdown => Self::Shutdown,
+        match self.target_action {
+            Action::Promote => TargetAction::Promote,
+            Action::Pause => TargetAction::Pause,
+            Action::Shutdown => TargetAction::Shutdown,
         }
     }
 }
 
-fn parse_time_argument(text: &str) -> Result<Target, ParseTimeError> {
+pub(crate) fn parse_time_argument(text: &str) -> Result<Target, ParseTimeError> {
     parse_time(text).map(Target::Time)
 }
 
-fn parse_timeline(text: &str) -> Result<Timeline, String> {
+pub(crate) fn parse_timeline(text: &str) -> Result<Timeline, String> {
     let number = match text {
         "latest" => return Ok(Timeline(WantedTimeline::Newest)),
         "current" => return Ok(Timeline(WantedTimeline::OfBackup)),

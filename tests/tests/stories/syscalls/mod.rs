@@ -6,5 +6,4 @@
 //! these know nothing, and leave out nothing.
 
 mod archive_wal;
-mod prefetch;
 mod restore_wal;

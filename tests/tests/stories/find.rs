@@ -1,0 +1,143 @@
+//! `recover find`: whatever was lost, it names the transaction and the moment before it, and the command that it prints
+//! brings the data back. `make versions` tells the first story on every version of PostgreSQL.
+
+use anyhow::{Context, Result, ensure};
+use e2e::cluster::Recipe;
+use e2e::{Cluster, Oracle, Ran, Repo, Sandbox, process};
+use serde_json::Value;
+
+/// Runs SQL in a database of the cluster.
+fn sql_in(cluster: &Cluster, database: &str, sql: &str) -> Result<String> {
+    let ran = process::run(cluster.psql()?.args(["-d", database]), sql)?.success()?;
+    Ok(ran.stdout.trim_end_matches('\n').to_owned())
+}
+
+/// Does this in one transaction; answers its number.
+fn transaction(cluster: &Cluster, database: &str, statements: &str) -> Result<u64> {
+    let said = sql_in(cluster, database, &format!("begin; select pg_current_xact_id(); {statements}; commit;"))?;
+    said.lines().next().unwrap_or_default().parse().context(said.clone())
+}
+
+/// A field of a document; null where there is none.
+fn field<'a>(value: &'a Value, name: &str) -> &'a Value {
+    value.get(name).unwrap_or(&Value::Null)
+}
+
+fn find(cluster: &Cluster, options: &[&str]) -> Result<Ran> {
+    let mut args = vec!["find", "--repo", cluster.repo()?.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres"];
+    args.extend(options);
+    cluster.sandbox().run("recover", &args)
+}
+
+fn found(cluster: &Cluster, options: &[&str]) -> Result<(Value, Vec<Value>)> {
+    let document: Value = find(cluster, &[options, &["--json"]].concat())?.success()?.json()?;
+    let findings = field(&document, "findings").as_array().context("no findings")?.clone();
+    Ok((document, findings))
+}
+
+/// What a finding says of each thing: what happened, its name, its rows.
+fn actions(finding: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
+    let actions = field(finding, "actions").as_array().into_iter().flatten();
+    actions
+        .map(|action| {
+            let rows = field(action, "rows").as_u64().map_or_else(String::new, |rows| format!(" {rows}"));
+            let schema = field(action, "schema").as_str().map_or_else(String::new, |schema| format!("{schema}."));
+            let (what, database, name) =
+                (text(field(action, "what")), text(field(action, "database")), text(field(action, "name")));
+            format!("{what} {database} {schema}{name}{rows}")
+        })
+        .collect()
+}
+
+/// Runs the command as it was printed.
+fn run_as_printed(cluster: &Cluster, finding: &Value) -> Result<()> {
+    let command = field(finding, "recover_run").as_str().with_context(|| format!("no command in {finding}"))?;
+    let program = cluster.sandbox().program("recover");
+    let command = command.replacen("recover", &program.display().to_string(), 1);
+    let mut shell = cluster.sandbox().command("sh")?;
+    process::run(shell.args(["-c", &format!("{command} --yes")]), "")?.success()?;
+    cluster.wait_promoted()
+}
+
+const TABLES: &str = "
+create table orders (id int primary key, note text);
+insert into orders select n, 'order ' || n from generate_series(1, 100) n;
+create schema \"Odd one\";
+create table \"Odd one\".\"Customers\" (id int);
+insert into \"Odd one\".\"Customers\" select generate_series(1, 200);
+create table events (id int primary key, what text);
+insert into events select n, repeat('x', 20) from generate_series(1, 5000) n;
+create table kept (id int primary key, padding text);
+insert into kept select n, 'kept' from generate_series(1, 500) n;";
+
+/// Writes relations anew and loses nothing.
+const REWRITES: &str = "
+vacuum full kept;
+cluster kept using kept_pkey;
+reindex table kept;
+alter table kept alter padding type varchar(99) using padding || '';
+begin; create table passing (id int); drop table passing; commit;
+begin; drop table if exists nothing; delete from kept where id > 400; rollback;
+delete from kept where id > 490;
+create temp table mine as select * from kept;";
+
+#[test]
+fn what_was_lost_is_found_and_brought_back_on_every_version_of_postgresql() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create database shop")?;
+    cluster.sql("create database scratch")?;
+    sql_in(&cluster, "shop", TABLES)?;
+    sql_in(&cluster, "scratch", "create table t as select generate_series(1, 30) n")?;
+    cluster.backup(&[])?;
+    let dropped = transaction(&cluster, "shop", "drop table orders")?;
+    let truncated = transaction(&cluster, "shop", "truncate \"Odd one\".\"Customers\"")?;
+    sql_in(&cluster, "shop", REWRITES)?;
+    let deletion = "savepoint a; delete from events where id <= 2000; savepoint b; delete from events where id > 3000; \
+                    rollback to b; delete from events where id between 2001 and 2500";
+    let deleted = transaction(&cluster, "shop", deletion)?;
+    cluster.switch_wal()?;
+    sql_in(&cluster, "shop", "create table young as select generate_series(1, 10) n")?;
+    let young = transaction(&cluster, "shop", "drop table young")?;
+    // The next number is the drop's own: nobody else writes.
+    let gone = cluster.ask("select pg_snapshot_xmax(pg_current_snapshot())")?;
+    cluster.sql("drop database scratch")?;
+    sql_in(&cluster, "shop", "insert into kept values (1000, 'last')")?;
+
+    let oracle = Oracle::read(&sandbox, &repo, Some(&cluster.pgdata().join("pg_wal")), 1)?;
+    let (document, findings) = found(&cluster, &[])?;
+    let expected = [
+        "database_dropped scratch ",
+        "dropped shop public.young",
+        "rows_deleted shop public.events 2500",
+        "truncated shop Odd one.Customers",
+        "dropped shop public.orders",
+    ];
+    let said: Vec<String> = findings.iter().flat_map(actions).collect();
+    ensure!(said == expected, "{said:?} in {document:#}");
+    ensure!(field(&document, "rewrites_left_out").as_u64() >= Some(4), "{document:#}");
+    for (finding, xid) in findings.iter().zip([gone, young, deleted, truncated, dropped]) {
+        let ending = oracle.endings().iter().find(|ending| ending.xid == xid).context("an ending")?;
+        ensure!(field(finding, "xid").as_u64() == Some(xid), "{finding} is not of {xid}");
+        ensure!(*field(finding, "lsn") == ending.lsn.to_string(), "{finding}");
+        ensure!((field(finding, "target_lsn") == field(finding, "lsn")) == (xid != gone), "{finding}");
+    }
+    let all = found(&cluster, &["--rewrites", "--rows", "10"])?.1;
+    let said: Vec<String> = all.iter().flat_map(actions).collect();
+    ensure!(said.iter().filter(|said| *said == "rewritten shop public.kept").count() == 3, "{said:?}");
+    ensure!(said.contains(&"rows_deleted shop public.kept 10".to_owned()), "{said:?}");
+
+    // As they were printed, newest first, each on what the one before left.
+    for (finding, database, question, answer) in [
+        (&findings[0], "scratch", "select count(*) from t", "30"),
+        (&findings[2], "shop", "select count(*) from events", "5000"),
+        (&findings[3], "shop", "select count(*) from \"Odd one\".\"Customers\"", "200"),
+        (&findings[4], "shop", "select count(*) from orders", "100"),
+    ] {
+        run_as_printed(&cluster, finding)?;
+        ensure!(sql_in(&cluster, database, question)? == answer, "{finding:#}");
+    }
+    cluster.stop(e2e::StopMode::Fast)
+}
