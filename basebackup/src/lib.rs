@@ -13,6 +13,7 @@ mod catalog;
 pub mod cli;
 mod config_files;
 mod copy;
+mod hole;
 mod last_part;
 mod list;
 mod object;

@@ -27,7 +27,7 @@ use crate::pages::PageRules;
 use crate::preflight::{self, Subject};
 use crate::scan::{LinkedTablespace, Place, Scan, scan};
 use crate::server_state::Server as _;
-use crate::{config_files, last_part, plan, probe, server_state, summary};
+use crate::{config_files, hole, last_part, plan, probe, server_state, summary};
 
 /// The most workers when nobody says how many.
 const JOBS_USUAL_MAX: usize = 4;
@@ -53,6 +53,7 @@ pub(crate) fn take(args: &TakeArgs, server: &ServerArgs, ctx: &Context) -> anyho
     match made {
         Ok(record) => {
             claim.publish(&record).with_context(|| format!("publish {id}"))?;
+            hole::tell(&record, &repository);
             summary::report(&record, &repository.describe(), watch.elapsed(), ctx)
         }
         Err(err) => {

@@ -126,6 +126,9 @@ pub trait Progress: Send + Sync {
     fn begin(&self, phase: &str, total: Option<u64>);
     /// `bytes` more plain bytes of the current phase are done.
     fn advance(&self, bytes: u64);
+    /// What else there is to tell of the current phase, such as the moment that a replay has come to; it replaces what
+    /// was told before.
+    fn note(&self, _text: &str) {}
     /// The current phase is over.
     fn end(&self);
 }

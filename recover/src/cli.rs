@@ -42,13 +42,18 @@ pub enum Command {
     Finish,
     /// Find out when something was dropped, truncated or deleted, and how to get it back
     Find(FindArgs),
+    /// Go on with a recovery whose server waits or has stopped: to the same target, or to a later one
+    Continue(ContinueArgs),
+    /// End a recovery whose server waits at its target or has stopped there: the server takes writes
+    Promote,
     /// Undo a recovery: put the preserved data directory back
     Rollback(RollbackArgs),
 }
 
-/// Which moment, and from which backup.
+/// Which moment.
 #[derive(Debug, Clone, Default, Args)]
-pub struct MomentArgs {
+#[expect(clippy::struct_field_names, reason = "they are called as the options are")]
+pub struct TargetArgs {
     /// Recover up to this time, such as "2026-11-20 03:15:00"; local time unless it has an offset
     #[arg(long, value_name = "TIME", value_parser = parse_time_argument, group = "target")]
     target_time: Option<Target>,
@@ -76,6 +81,14 @@ pub struct MomentArgs {
     /// Stop just before the target, not just after it
     #[arg(long)]
     pub target_exclusive: bool,
+}
+
+/// Which moment, and from which backup.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MomentArgs {
+    /// Which moment.
+    #[command(flatten)]
+    pub target: TargetArgs,
 
     /// The timeline to recover along: a number, "latest" or "current" (the backup's) [default: latest]
     #[arg(long, value_name = "TIMELINE", value_parser = parse_timeline)]
@@ -98,7 +111,7 @@ pub struct RunArgs {
     pub moment: MomentArgs,
 
     /// What the server does at the target
-    #[arg(long, value_enum, default_value = "promote")]
+    #[arg(long, value_name = "ACTION", value_enum, default_value = "promote")]
     target_action: Action,
 
     /// What DIR becomes [default: production when it is the backup's own data directory, else a copy]
@@ -120,6 +133,18 @@ pub struct RunArgs {
     /// Do not ask before the data directory is replaced
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Options of `recover continue`.
+#[derive(Debug, Args)]
+pub struct ContinueArgs {
+    /// Which moment; without one, the same as before.
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// What the server does at the target [default: the same as before]
+    #[arg(long, value_name = "ACTION", value_enum)]
+    target_action: Option<Action>,
 }
 
 /// Options of `recover rollback`.
@@ -152,16 +177,28 @@ enum Action {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeline(pub(crate) WantedTimeline);
 
-impl MomentArgs {
-    /// The moment that was asked for.
-    pub fn target(&self) -> Target {
+impl TargetArgs {
+    /// The moment that was asked for, if one was.
+    pub fn given(&self) -> Option<Target> {
         self.target_time
             .clone()
             .or(self.target_lsn.map(Target::Lsn))
             .or(self.target_xid.map(Target::Xid))
             .or(self.target_name.clone().map(Target::Name))
             .or(self.target_immediate.then_some(Target::Immediate))
-            .unwrap_or(Target::Latest)
+            .or(self.target_latest.then_some(Target::Latest))
+    }
+}
+
+impl MomentArgs {
+    /// The moment that was asked for.
+    pub fn target(&self) -> Target {
+        self.target.given().unwrap_or(Target::Latest)
+    }
+
+    /// Whether replay is to stop just before it.
+    pub fn is_exclusive(&self) -> bool {
+        self.target.target_exclusive
     }
 
     /// The timeline that was asked for.
@@ -173,10 +210,23 @@ impl MomentArgs {
 impl RunArgs {
     /// What happens at the target.
     pub fn action(&self) -> TargetAction {
-        match self.target_action {
-            Action::Promote => TargetAction::Promote,
-            Action::Pause => TargetAction::Pause,
-            Action::Shutdown => TargetAction::Shutdown,
+        self.target_action.into()
+    }
+}
+
+impl ContinueArgs {
+    /// What happens at the target, when that is to change.
+    pub fn action(&self) -> Option<TargetAction> {
+        self.target_action.map(TargetAction::from)
+    }
+}
+
+impl From<Action> for TargetAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Promote => Self::Promote,
+            Action::Pause => Self::Pause,
+            Action::Shutdown => Self::Shutdown,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use common::app::{Context, Outcome};
 use common::report::Advice;
-use common::restore::follow::RECOVERY_SIGNAL;
+use common::restore::follow::{Arrival, RECOVERY_SIGNAL};
 use common::server;
 
 use crate::cli::Cli;
@@ -27,24 +27,35 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
             .hint(format!("recover rollback -D {pgdata} undoes it"))
             .into());
     }
-    if place.pgdata.join(RECOVERY_SIGNAL).exists() {
-        return Err(Advice::refused(format!("the recovery of {pgdata} still goes on, or its server was not started"))
-            .hint("start the server; where it waits at its target, run SELECT pg_wal_replay_resume()")
-            .into());
-    }
-    if server::running(&place.pgdata)?.is_none() {
-        return Err(Advice::refused(format!("no server runs on {pgdata}")).hint("start it first").into());
-    }
+    let running = server::running(&place.pgdata)?.is_some();
+    let in_recovery = place.pgdata.join(RECOVERY_SIGNAL).exists();
     let repository = facts::open_repository(ctx)?;
     let programs = steps::programs(journal.plan.major, &place, ctx)?;
     let site = Site { place, repository, programs, cli, ctx };
+    if in_recovery {
+        if let Some(arrival @ Arrival::Paused { .. }) = steps::start::look(&journal.plan, &site)? {
+            return conclude(&arrival, &mut journal, &site);
+        }
+        return Err(Advice::refused(format!("the recovery of {pgdata} still goes on, or its server was not started"))
+            .hint(format!("start the server, or let recover continue -D {pgdata} do it"))
+            .into());
+    }
+    if !running {
+        return Err(Advice::refused(format!("no server runs on {pgdata}")).hint("start it first").into());
+    }
     let arrival = steps::start::follow(&journal.plan, &site)?;
-    let seen = steps::verify::run(&arrival, &mut journal, &site)?;
-    ctx.output.line(&seen)?;
-    for line in steps::ending(&journal, &site).lines {
+    conclude(&arrival, &mut journal, &site)
+}
+
+/// The last check, and what there is to say then.
+pub(crate) fn conclude(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Outcome> {
+    let ctx = site.ctx;
+    let seen = steps::verify::run(arrival, journal, site)?;
+    ctx.output.line(&format!("{}; {seen}", arrival.describe()))?;
+    for line in steps::ending(journal, site).lines {
         ctx.output.line(&line)?;
     }
-    report(&journal, &pgdata, &seen, ctx)
+    report(journal, &site.place.pgdata.display().to_string(), &seen, ctx)
 }
 
 fn report(journal: &Journal, pgdata: &str, seen: &str, ctx: &Context) -> anyhow::Result<Outcome> {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Role;
 use crate::place::{Place, beside};
 use crate::plan::Plan;
+use crate::verbatim::Verbatim;
 
 /// How far a recovery got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ pub(crate) struct Journal {
     /// The changes, in the order in which they are made; listed before the first is.
     pub(crate) changes: Vec<Change>,
     /// `postgresql.auto.conf` as it shall be when the recovery is over.
-    pub(crate) final_auto_conf: String,
+    pub(crate) final_auto_conf: Verbatim,
     /// The timeline that the recovery ended on.
     pub(crate) new_timeline: Option<TimelineId>,
     /// What the last check found worth telling.
@@ -188,17 +189,18 @@ pub(crate) fn aside(path: &Path, word: &str, time: DateTime<Utc>) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::plan::{Arrival, Transaction};
     use common::pg::Lsn;
+    use common::restore::demands::Demands;
     use common::restore::settings::TargetAction;
     use common::restore::target::Target;
     use common::restore::wal_plan::{Stretch, WalPlan};
     use proptest::prelude::*;
 
     /// A journal with these texts and numbers in its places.
-    fn journal(text: &str, number: u64, target: Target) -> Journal {
+    pub(crate) fn journal(text: &str, number: u64, target: Target) -> Journal {
         let time = DateTime::from_timestamp(1_700_000_000, 123_456_789).unwrap();
         let (path, lsn, timeline) = (PathBuf::from(text), Lsn(number), TimelineId(7));
         let commit = Transaction { xid: 7, time, lsn };
@@ -227,6 +229,7 @@ mod tests {
             bytes: number,
             major: 15,
             decided: time,
+            demands: Demands { max_connections: 7, ..Demands::default() },
             warnings: vec![text.to_owned()],
         };
         let changes = vec![
@@ -240,7 +243,7 @@ mod tests {
             plan,
             was_running: true,
             changes,
-            final_auto_conf: text.to_owned(),
+            final_auto_conf: Verbatim(vec![0xE9, 7]),
             new_timeline: Some(timeline),
             notes: vec![text.to_owned()],
         }

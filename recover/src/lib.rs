@@ -14,12 +14,14 @@ mod find;
 mod finish;
 mod journal;
 mod list;
+mod onward;
 mod place;
 mod plan;
 mod report;
 mod rollback;
 mod run;
 mod steps;
+mod verbatim;
 mod windows;
 
 pub use cli::Cli;
@@ -36,6 +38,8 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(args, cli, ctx),
         Command::Finish => finish::run(cli, ctx),
         Command::Find(args) => find::run(args, cli, ctx),
+        Command::Continue(args) => onward::go_on(args, cli, ctx),
+        Command::Promote => onward::promote(cli, ctx),
         Command::Rollback(args) => rollback::run(args, ctx),
     }
 }

@@ -9,6 +9,7 @@ use common::repo::chain::{Inventory, Route};
 use common::repo::records::BackupRecord;
 use common::report::Advice;
 use common::restore::choose::{Choice, MissingFork, Wish, choose};
+use common::restore::demands::Demands;
 use common::restore::settings::TargetAction;
 use common::restore::target::Target;
 use common::restore::wal_plan::{Stretch, WalPlan};
@@ -70,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) major: u32,
     /// When it was decided.
     pub(crate) decided: DateTime<Utc>,
+    /// The settings that the server needs at least, as far as the WAL and the old cluster say.
+    pub(crate) demands: Demands,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -156,7 +159,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         backup: backup.id,
         wal: wal_plan(&route, &backup, &wish.target, facts.system),
         target: wish.target,
-        exclusive: args.moment.target_exclusive,
+        exclusive: args.moment.is_exclusive(),
         action: args.action(),
         timeline: route.history().timeline,
         wal_from: backup.span.start_lsn,
@@ -174,6 +177,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         bytes: backup.plain_bytes,
         major: backup.source.version_number / 10_000,
         decided: facts.now,
+        demands: facts.origin.as_ref().map(|origin| Demands::of_control(&origin.control)).unwrap_or_default(),
         warnings,
     };
     Ok(Decision { plan, backup, route, missing_fork })
@@ -219,7 +223,12 @@ fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> 
 
 /// Proves that replay can go from the backup's start to the target, as far as positions tell; answers how far there is
 /// WAL.
-fn prove_wal(known: &Inventory, backup: &BackupRecord, route: &Route, target: &Target) -> Result<Lsn, Advice> {
+pub(crate) fn prove_wal(
+    known: &Inventory,
+    backup: &BackupRecord,
+    route: &Route,
+    target: &Target,
+) -> Result<Lsn, Advice> {
     let span = &backup.span;
     let needed = match target {
         Target::Lsn(lsn) => Lsn(lsn.0.saturating_add(1)).max(span.stop_lsn),
@@ -258,7 +267,7 @@ fn hole_warning(known: &Inventory, route: &Route, reaches: Lsn) -> Option<String
 }
 
 /// The stretches of WAL that must be had, a timeline each.
-fn wal_plan(route: &Route, backup: &BackupRecord, target: &Target, system: u64) -> WalPlan {
+pub(crate) fn wal_plan(route: &Route, backup: &BackupRecord, target: &Target, system: u64) -> WalPlan {
     let end = match target {
         Target::Lsn(lsn) => Some(Lsn(lsn.0.saturating_add(1))),
         Target::Immediate => Some(backup.span.stop_lsn),

@@ -94,7 +94,8 @@ fn act(
     if !decision.plan.starts {
         return Ok(journal);
     }
-    let arrival = steps::start::run(&decision.plan, &mut journal, site)?;
+    let arrival = steps::start::run(&mut journal, site)
+        .map_err(|err| steps::start::with_reachable(err, facts, decision, site))?;
     reporter.done(arrival.describe())?;
     reporter.done(steps::verify::run(&arrival, &mut journal, site)?)?;
     Ok(journal)

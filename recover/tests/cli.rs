@@ -19,7 +19,7 @@ fn help_names_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, _) = recover(dir.path(), &["-?"]);
     assert_eq!(code, 0);
-    for command in ["list", "windows", "run", "find", "finish", "rollback"] {
+    for command in ["list", "windows", "run", "find", "finish", "continue", "promote", "rollback"] {
         assert!(stdout.contains(command), "{stdout}");
     }
 }
@@ -32,6 +32,9 @@ fn help_names_the_commands() {
 #[case(&["run", "-T", "nonsense"], 2)]
 #[case(&["run", "--as", "something"], 2)]
 #[case(&["run", "--repo", "/nowhere"], 2)]
+#[case(&["continue", "--target-lsn", "0/1", "--target-xid", "7"], 2)]
+#[case(&["continue", "--repo", "/nowhere", "-D", "data"], 20)]
+#[case(&["promote", "--repo", "/nowhere", "-D", "data"], 20)]
 #[case(&["find", "--from-time", "yesterday"], 2)]
 #[case(&["find", "--rows", "0"], 2)]
 #[case(&["find"], 2)]

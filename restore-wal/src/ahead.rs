@@ -53,14 +53,13 @@ impl Ahead {
     }
 
     fn take(&self, segment: WalSegmentName, request: &Request, ctx: &Context) -> anyhow::Result<bool> {
-        let coming = self.shelf.coming(segment);
-        if !self.shelf.has(segment) && coming.exists() {
-            poll(Deadline::after(Shelf::PATIENCE), COMING_PAUSE, &ctx.cancel, || {
-                let over = !coming.exists() || self.shelf.lock()?.is_some();
-                Ok((over || self.shelf.has(segment)).then_some(()))
-            })?;
-        }
-        let taken = self.shelf.take(segment, &request.destination)?;
+        let mut taken = false;
+        poll(Deadline::after(Shelf::PATIENCE), COMING_PAUSE, &ctx.cancel, || {
+            // Asked before it is looked for: what is no longer coming has come, or will not.
+            let over = !self.shelf.is_coming(segment) || self.shelf.lock()?.is_some();
+            taken = self.shelf.take(segment, &request.destination)?;
+            Ok((over || taken).then_some(()))
+        })?;
         if taken {
             tracing::debug!("{segment} was fetched ahead");
         }

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::app::Context;
-use common::archive::segments::{self, Fetched};
+use common::app::config::RepositorySetting;
+use common::archive::segments::{Fetched, Sought};
 use common::archive::{Repository, inventory};
 use common::pg::{ArchiveName, TimelineHistory, TimelineId, WalSegmentName};
 use common::report::Cancel;
@@ -205,14 +206,18 @@ impl Prefetcher<'_> {
 
     /// Brings one segment to the shelf; `false` when no repository has it whole.
     fn bring(&self, name: WalSegmentName) -> bool {
-        let (coming, fetched) = (self.shelf.coming(name), self.shelf.fetched(name));
-        if passing::replace(&coming, b"", 0o600).is_err() {
+        let fetched = self.shelf.fetched(name);
+        if self.shelf.announce(name).is_err() {
             return false;
         }
         // Synced here, so that the server finds nothing left to do when it syncs the file itself.
         let place = || durable::sync_file(&fetched).and_then(|()| passing::rename(&fetched, &self.shelf.place(name)));
         let brought = self.fetch(name) && place().is_ok();
-        drop(passing::remove(&coming));
+        if !brought {
+            // Also where the server took it before it was synced.
+            drop(passing::remove(&fetched));
+        }
+        drop(passing::remove(&self.shelf.coming(name)));
         brought
     }
 
@@ -221,16 +226,8 @@ impl Prefetcher<'_> {
         let mut passed = Vec::new();
         for (index, setting) in self.ctx.settings.repositories.iter().enumerate() {
             let destination = self.shelf.fetched(name);
-            let fetch = |repository| {
-                segments::fetch(
-                    &repository,
-                    &self.request.identity,
-                    ArchiveName::Segment(name),
-                    &destination,
-                    &self.cancel,
-                )
-            };
-            let fetched = match self.repository(index).map(fetch) {
+            let fetch = |sought: Sought| sought.fetch(&self.request.identity, &destination, &self.cancel);
+            let fetched = match self.seek(index, setting, name).map(fetch) {
                 Ok(Ok(fetched)) => fetched,
                 Ok(Err(_interrupted)) => return false,
                 Err(error) => Fetched::Unreachable(error),
@@ -246,14 +243,16 @@ impl Prefetcher<'_> {
         false
     }
 
-    /// The repository, opened once; one that cannot be opened is tried again for the next segment.
-    fn repository(&self, index: usize) -> anyhow::Result<Repository> {
-        if let Some(open) = locked(&self.repositories).get(&index) {
-            return Ok(open.clone());
+    /// Looks for the segment in a repository, which is opened once; one that cannot be opened is tried again for the
+    /// next segment.
+    fn seek(&self, index: usize, setting: &RepositorySetting, name: WalSegmentName) -> anyhow::Result<Sought> {
+        let name = ArchiveName::Segment(name);
+        let open = locked(&self.repositories).get(&index).cloned();
+        if let Some(open) = open {
+            return Ok(Sought::within(&open, self.request.identity.system_identifier, name));
         }
-        let setting = self.ctx.settings.repositories.get(index);
-        let repository = search::open(self.request, self.ctx, setting.ok_or_else(|| anyhow::anyhow!("no setting"))?)?;
-        locked(&self.repositories).insert(index, repository.clone());
-        Ok(repository)
+        let sought = search::seek(self.request, self.ctx, setting, name)?;
+        locked(&self.repositories).insert(index, sought.repository.clone());
+        Ok(sought)
     }
 }

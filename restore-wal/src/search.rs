@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use common::app::Context;
 use common::app::config::RepositorySetting;
-use common::archive::Repository;
-use common::archive::segments::{self, Fetched};
+use common::archive::segments::{Fetched, Sought};
+use common::pg::ArchiveName;
 use common::repo::envelope::RecordError;
 use common::report::{Advice, ExitClass};
 use common::sys::clock::Deadline;
@@ -67,20 +67,22 @@ pub(crate) fn everywhere(request: &Request, ctx: &Context) -> anyhow::Result<Vec
 }
 
 fn once(request: &Request, ctx: &Context, setting: &RepositorySetting) -> anyhow::Result<Fetched> {
-    Ok(match open(request, ctx, setting) {
-        Ok(repository) => {
-            segments::fetch(&repository, &request.identity, request.name, &request.destination, &ctx.cancel)?
-        }
+    Ok(match seek(request, ctx, setting, request.name) {
+        Ok(sought) => sought.fetch(&request.identity, &request.destination, &ctx.cancel)?,
         Err(err) => Fetched::Unreachable(err),
     })
 }
 
-/// Opens a repository that knows the server's cluster.
-pub(crate) fn open(request: &Request, ctx: &Context, setting: &RepositorySetting) -> anyhow::Result<Repository> {
-    let repository = ctx.open(setting)?;
-    match repository.identity(request.identity.system_identifier)? {
-        Some(_) => Ok(repository),
-        None => Err(unknown_cluster(request, ctx, setting)),
+/// Opens a repository that knows the server's cluster, and a file in it.
+pub(crate) fn seek(
+    request: &Request,
+    ctx: &Context,
+    setting: &RepositorySetting,
+    name: ArchiveName,
+) -> anyhow::Result<Sought> {
+    match ctx.seek(setting, request.identity.system_identifier, name)? {
+        (sought, Some(_)) => Ok(sought),
+        (_, None) => Err(unknown_cluster(request, ctx, setting)),
     }
 }
 

@@ -3,8 +3,8 @@
 //! | name | holds |
 //! |---|---|
 //! | `<segment>` | a segment, whole, checked and synced |
-//! | `<segment>.coming` | nothing: the segment is being fetched |
-//! | `<segment>.fetched` | a segment that is not synced yet |
+//! | `<segment>.coming` | the segment is being fetched; since which start of the machine |
+//! | `<segment>.fetched` | the segment, whole and checked, not synced yet |
 //! | `position` | what the server asked for last |
 //! | `notes` | what there is to say of the repositories |
 //! | `lock` | held by the prefetcher as long as it runs |
@@ -25,7 +25,7 @@ use common::pg::wal_page::{LongHeader, first_page_matches};
 use common::pg::{TimelineId, WalSegmentName};
 use common::sys::durable::{self, TemporaryFile};
 use common::sys::lock::FileLock;
-use common::sys::{passing, private};
+use common::sys::{identity, passing, private};
 
 /// The longest note that is read, in bytes.
 const NOTE_BYTES_MAX: u64 = 4096;
@@ -82,16 +82,22 @@ impl Shelf {
         self.folder.join(segment.to_string())
     }
 
-    /// Whether the segment is there.
+    /// Whether the segment is there, synced.
     pub(crate) fn has(&self, segment: WalSegmentName) -> bool {
         self.place(segment).exists()
     }
 
     /// Hands the segment over: it lies at `destination` and no longer here. `false` when it is not here, or is not what
-    /// its name says.
+    /// its name says. One that is not synced yet will do: PostgreSQL syncs what it restores.
     pub(crate) fn take(&self, segment: WalSegmentName, destination: &Path) -> io::Result<bool> {
-        let place = self.place(segment);
-        let mut file = match durable::open_nofollow(&place) {
+        if self.hand_over(&self.place(segment), segment, destination)? {
+            return Ok(true);
+        }
+        Ok(self.is_coming(segment) && self.hand_over(&self.fetched(segment), segment, destination)?)
+    }
+
+    fn hand_over(&self, place: &Path, segment: WalSegmentName, destination: &Path) -> io::Result<bool> {
+        let mut file = match durable::open_nofollow(place) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         };
@@ -100,29 +106,32 @@ impl Shelf {
             && read_full(&mut file, &mut header)? == header.len()
             && first_page_matches(&header, segment, &self.identity.expected()).is_ok();
         if !whole {
-            passing::remove(&place)?;
+            passing::remove(place)?;
             return Ok(false);
         }
-        match passing::rename(&place, destination) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => self.carry(segment, destination),
-            result => result,
-        }?;
+        match passing::rename(place, destination) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => carry(place, destination)?,
+            // The prefetcher has synced it meanwhile, and it has its final name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        }
         Ok(true)
-    }
-
-    /// Hands the segment over to another file system.
-    fn carry(&self, segment: WalSegmentName, destination: &Path) -> io::Result<()> {
-        let place = self.place(segment);
-        let directory = destination.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut copy = TemporaryFile::create_in(directory, 0o600)?;
-        io::copy(&mut File::open(&place)?, &mut copy)?;
-        copy.rename_unsynced(destination)?;
-        passing::remove(&place)
     }
 
     /// The mark of a segment that is being fetched.
     pub(crate) fn coming(&self, segment: WalSegmentName) -> PathBuf {
         self.folder.join(format!("{segment}.coming"))
+    }
+
+    /// Says that the segment is being fetched.
+    pub(crate) fn announce(&self, segment: WalSegmentName) -> io::Result<()> {
+        passing::replace(&self.coming(segment), identity::boot().unwrap_or_default().as_bytes(), 0o600)
+    }
+
+    /// Whether somebody said so since the machine was started. What is from before may have been torn by a power cut.
+    pub(crate) fn is_coming(&self, segment: WalSegmentName) -> bool {
+        let mark = fs::read_to_string(self.coming(segment)).ok();
+        mark.is_some_and(|mark| identity::boot() == Some(mark))
     }
 
     /// Where a segment lies until it is synced.
@@ -198,4 +207,13 @@ impl Shelf {
 
     /// How long a segment that is coming is waited for before it is fetched once more.
     pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+}
+
+/// Moves a file to another file system.
+fn carry(place: &Path, destination: &Path) -> io::Result<()> {
+    let directory = destination.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut copy = TemporaryFile::create_in(directory, 0o600)?;
+    io::copy(&mut File::open(place)?, &mut copy)?;
+    copy.rename_unsynced(destination)?;
+    passing::remove(place)
 }

@@ -54,6 +54,14 @@ impl Ran {
         Ok(self)
     }
 
+    /// Fails unless standard output holds every one of `words`.
+    pub fn prints(self, words: &[&str]) -> Result<Self> {
+        for word in words {
+            ensure!(self.stdout.contains(word), "{word:?} is not printed: {self}");
+        }
+        Ok(self)
+    }
+
     /// Fails unless standard error holds every one of `words`, whatever their case.
     pub fn says(self, words: &[&str]) -> Result<Self> {
         let said = self.stderr.to_lowercase();

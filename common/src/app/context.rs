@@ -12,7 +12,10 @@ use super::exit::Program;
 use super::output::Output;
 use crate::archive::Repository;
 use crate::archive::memory::{Known, Memory};
+use crate::archive::segments::{self, Sought};
 use crate::archive::spool::Places;
+use crate::pg::{ArchiveName, SystemIdentifier};
+use crate::repo::records::IdentityRecord;
 use crate::report::{Advice, Cancel, Progress, message_of};
 use crate::server::{self, Conninfo};
 use crate::store;
@@ -45,6 +48,17 @@ impl Context {
     pub fn open(&self, setting: &RepositorySetting) -> anyhow::Result<Repository> {
         let store = store::open(&setting.url.value)?;
         Repository::open(store, self.settings.cluster.value.clone(), setting.compression)
+    }
+
+    /// Opens the cluster's place in this repository and, at the same time, one WAL file in it; writes nothing.
+    pub fn seek(
+        &self,
+        setting: &RepositorySetting,
+        system: SystemIdentifier,
+        name: ArchiveName,
+    ) -> anyhow::Result<(Sought, Option<IdentityRecord>)> {
+        let store = store::open(&setting.url.value)?;
+        segments::seek(&store, self.settings.cluster.value.clone(), setting.compression, system, name)
     }
 
     /// Opens the cluster's place in this repository, which is made on first use and then remembered. Refused where

@@ -11,12 +11,18 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::report::Progress;
 use crate::sys::clock::Stopwatch;
-use crate::units::ByteCount;
+use crate::units::{ByteCount, Took};
 
 /// A bar on standard error; nothing where that is no terminal.
 pub struct Bar {
     screen: MultiProgress,
-    current: Mutex<Option<ProgressBar>>,
+    current: Mutex<Option<Current>>,
+}
+
+/// The bar of the current phase.
+struct Current {
+    bar: ProgressBar,
+    phase: String,
 }
 
 impl Bar {
@@ -25,7 +31,7 @@ impl Bar {
         Self { screen, current: Mutex::new(None) }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+    fn current(&self) -> MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -45,17 +51,23 @@ impl Progress for Bar {
         let bar = self.screen.add(bar.with_style(style).with_message(phase.to_owned()));
         bar.tick();
         bar.enable_steady_tick(Duration::from_millis(250));
-        *self.current() = Some(bar);
+        *self.current() = Some(Current { bar, phase: phase.to_owned() });
     }
 
     fn advance(&self, bytes: u64) {
-        if let Some(bar) = self.current().as_ref() {
-            bar.inc(bytes);
+        if let Some(current) = self.current().as_ref() {
+            current.bar.inc(bytes);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if let Some(current) = self.current().as_ref() {
+            current.bar.set_message(format!("{}  {text}", current.phase));
         }
     }
 
     fn end(&self) {
-        if let Some(bar) = self.current().take() {
+        if let Some(Current { bar, .. }) = self.current().take() {
             bar.finish_and_clear();
             self.screen.remove(&bar);
         }
@@ -71,6 +83,7 @@ struct Phase {
     watch: Stopwatch,
     done: u64,
     total: Option<u64>,
+    note: String,
     pace: Pace,
 }
 
@@ -83,18 +96,26 @@ impl Lines {
 impl Progress for Lines {
     fn begin(&self, phase: &str, total: Option<u64>) {
         let pace = Pace::default();
-        *self.phase() = Some(Phase { name: phase.to_owned(), watch: Stopwatch::start(), done: 0, total, pace });
+        let (name, note) = (phase.to_owned(), String::new());
+        *self.phase() = Some(Phase { name, watch: Stopwatch::start(), done: 0, total, note, pace });
     }
 
     fn advance(&self, bytes: u64) {
         let mut guard = self.phase();
         let Some(phase) = guard.as_mut() else { return };
         phase.done = phase.done.saturating_add(bytes);
-        if phase.pace.is_due(phase.done, phase.total, phase.watch.elapsed()) {
-            let text = line(&phase.name, phase.done, phase.total);
+        let elapsed = phase.watch.elapsed();
+        if phase.pace.is_due(phase.done, phase.total, elapsed) {
+            let text = line(phase, elapsed);
             // The log may be slow; other workers need not wait for it.
             drop(guard);
             tracing::info!("{text}");
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if let Some(phase) = self.phase().as_mut() {
+            text.clone_into(&mut phase.note);
         }
     }
 
@@ -103,14 +124,27 @@ impl Progress for Lines {
     }
 }
 
-fn line(phase: &str, done: u64, total: Option<u64>) -> String {
-    match total {
+/// How far it is, how fast, how long it will take at that speed, and what was noted.
+fn line(phase: &Phase, elapsed: Duration) -> String {
+    let Phase { name, done, total, note, .. } = phase;
+    let mut parts = vec![match total {
         Some(total) => {
-            let percent = u128::from(done) * 100 / u128::from(total.max(1));
-            format!("{phase}: {} of {} ({percent}%)", ByteCount(done), ByteCount(total))
+            let percent = u128::from(*done) * 100 / u128::from((*total).max(1));
+            format!("{name}: {} of {} ({percent}%)", ByteCount(*done), ByteCount(*total))
         }
-        None => format!("{phase}: {}", ByteCount(done)),
+        None => format!("{name}: {}", ByteCount(*done)),
+    }];
+    let millis = elapsed.as_millis().max(1);
+    let speed = u64::try_from(u128::from(*done) * 1000 / millis).unwrap_or(u64::MAX);
+    if speed > 0 {
+        parts.push(format!("{}/s", ByteCount(speed)));
+        let left = total.map(|total| total.saturating_sub(*done)).filter(|left| *left > 0);
+        parts.extend(left.map(|left| format!("{} left", Took(Duration::from_secs(left.div_ceil(speed))))));
     }
+    if !note.is_empty() {
+        parts.push(note.clone());
+    }
+    parts.join(", ")
 }
 
 /// When the next line is due.
@@ -187,8 +221,27 @@ mod tests {
     #[test]
     fn nothing_to_do_is_no_division_by_zero() {
         assert!(Pace::default().is_due(0, Some(0), Duration::from_secs(30)));
-        assert!(line("copy", 0, Some(0)).contains("(0%)"));
-        assert!(line("copy", u64::MAX, Some(u64::MAX)).contains("(100%)"));
+        assert!(line(&phase(0, Some(0), ""), Duration::ZERO).contains("(0%)"));
+        assert!(line(&phase(u64::MAX, Some(u64::MAX), ""), Duration::ZERO).contains("(100%)"));
+    }
+
+    fn phase(done: u64, total: Option<u64>, note: &str) -> Phase {
+        let (name, note) = ("replay".to_owned(), note.to_owned());
+        Phase { name, watch: Stopwatch::start(), done, total, note, pace: Pace::default() }
+    }
+
+    #[rstest]
+    #[case(30 << 20, Some(90 << 20), "", "replay: 30.0 MiB of 90.0 MiB (33%), 3.0 MiB/s, 20.0 s left")]
+    #[case(30 << 20, Some(30 << 20), "", "replay: 30.0 MiB of 30.0 MiB (100%), 3.0 MiB/s")]
+    #[case(30 << 20, None, "at 03:15", "replay: 30.0 MiB, 3.0 MiB/s, at 03:15")]
+    #[case(0, Some(1 << 20), "", "replay: 0 B of 1.0 MiB (0%)")]
+    fn a_line_tells_speed_and_rest(
+        #[case] done: u64,
+        #[case] total: Option<u64>,
+        #[case] note: &str,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(line(&phase(done, total, note), Duration::from_secs(10)), expected);
     }
 
     /// A terminal that remembers what was ever drawn.
@@ -232,6 +285,8 @@ mod tests {
         let screen = MultiProgress::with_draw_target(target);
         let bar = Bar::new(screen.clone());
         bar.begin("copy", Some(4096));
+        bar.advance(1024);
+        bar.note("at noon");
         bar.advance(1024);
         Beside::new(screen, terminal.0.clone()).write_all(b"hello\n").unwrap();
         bar.end();

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::decoder;
 use crate::pg::wal_page::{LongHeader, first_page_matches};
-use crate::pg::wal_reader::{Event, Record, RecordKind, RecordReader, WalEnd};
+use crate::pg::wal_reader::{Event, Parameters, Record, RecordKind, RecordReader, WalEnd};
 use crate::pg::{ArchiveName, Lsn, WalSegmentName};
 use crate::repo::chain::Route;
 use crate::report::{Cancel, Interrupted, Progress};
@@ -167,6 +167,8 @@ pub struct Located {
     pub occurrences: Vec<RestorePoint>,
     /// The tablespaces that a recovery creates on the way, in order.
     pub tablespaces: Vec<NewTablespace>,
+    /// The settings that it meets on the way; of those that were changed several times the highest values.
+    pub parameters: Option<Parameters>,
     /// Why the reading ended.
     pub ended: Ended,
 }
@@ -224,6 +226,7 @@ impl<'a> Search<'a> {
             end_of_wal: from,
             occurrences: Vec::new(),
             tablespaces: Vec::new(),
+            parameters: None,
             ended: Ended::Until,
         };
         Self { question, from, until, located, ended: Ended::Answered }
@@ -269,6 +272,9 @@ impl<'a> Search<'a> {
             if let RecordKind::TablespaceCreated { oid, location } = &record.kind {
                 let (lsn, location) = (record.start, location.clone());
                 found.tablespaces.push(NewTablespace { lsn, oid: *oid, location });
+            }
+            if let RecordKind::ParametersChanged(parameters) = &record.kind {
+                found.parameters = Some(found.parameters.map_or(*parameters, |known| known.highest(parameters)));
             }
         } else {
             found.first_after = found.first_after.or(commit);

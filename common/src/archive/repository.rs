@@ -125,24 +125,23 @@ impl Repository {
     pub fn identities(&self) -> anyhow::Result<Vec<IdentityRecord>> {
         let mut records = Vec::new();
         for entry in self.list_all(&self.layout.identities())? {
-            records.extend(self.read_identity(&entry.key)?);
+            records.extend(read_identity(&*self.store, &self.layout, &entry.key)?);
         }
         Ok(records)
     }
 
     /// The record of this system identifier; `None` when the cluster is not known by it.
     pub fn identity(&self, system: SystemIdentifier) -> anyhow::Result<Option<IdentityRecord>> {
-        self.read_identity(&self.layout.identity(system)?)
+        Self::identity_in(&*self.store, &self.layout, system)
     }
 
-    /// A record that lies under another system's name would speak for the wrong one.
-    fn read_identity(&self, key: &Key) -> anyhow::Result<Option<IdentityRecord>> {
-        let Some(record) = self.read_record::<IdentityRecord>(key)? else { return Ok(None) };
-        if self.layout.identity(record.system_identifier)? == *key {
-            return Ok(Some(record));
-        }
-        let what = format!("it is the record of system {}", record.system_identifier);
-        Err(self.unusable::<IdentityRecord>(key, RecordError::Damaged(what)))
+    /// The same, of a repository that need not be open yet.
+    pub(super) fn identity_in(
+        store: &dyn Store,
+        layout: &Layout,
+        system: SystemIdentifier,
+    ) -> anyhow::Result<Option<IdentityRecord>> {
+        read_identity(store, layout, &layout.identity(system)?)
     }
 
     /// Makes sure that WAL of this identity belongs to the cluster; the first identity is written down, another one is
@@ -309,6 +308,16 @@ fn read_record<R: Record>(store: &dyn Store, key: &Key) -> anyhow::Result<Option
         Err(err) => return Err(err.into()),
     };
     envelope::open(&bytes).map(Some).map_err(|err| unusable::<R>(store, key, err))
+}
+
+/// A record that lies under another system's name would speak for the wrong one.
+fn read_identity(store: &dyn Store, layout: &Layout, key: &Key) -> anyhow::Result<Option<IdentityRecord>> {
+    let Some(record) = read_record::<IdentityRecord>(store, key)? else { return Ok(None) };
+    if layout.identity(record.system_identifier)? == *key {
+        return Ok(Some(record));
+    }
+    let what = format!("it is the record of system {}", record.system_identifier);
+    Err(unusable::<IdentityRecord>(store, key, RecordError::Damaged(what)))
 }
 
 /// A record that cannot be used, with what to do about it.

@@ -1,6 +1,7 @@
 //! The engine that brings a cluster back; shared by recovery and restore tests. Knows nothing of the command line.
 
 pub mod choose;
+pub mod demands;
 pub mod extract;
 pub mod follow;
 pub mod pick;

@@ -155,11 +155,12 @@ pub fn copy(site: &CopySite, control: &ControlFile, major: u32) -> Vec<Setting> 
     settings
 }
 
-/// The text of a configuration file without the `recovery_target…` settings that an older recovery left in it. On a
-/// server that takes writes they mean nothing; they would stop the next standby made of it.
-pub fn without_targets(original: &str) -> String {
-    let kept = original.lines().filter(|line| !setting_name(line).starts_with("recovery_target"));
-    kept.flat_map(|line| [line, "\n"]).collect()
+/// A configuration file without the `recovery_target…` settings that an older recovery left in it; every other byte stays.
+/// On a server that takes writes they mean nothing; they would stop the next standby made of it.
+pub fn without_targets(original: &[u8]) -> Vec<u8> {
+    let lines = original.split_inclusive(|byte| *byte == b'\n');
+    let is_kept = |line: &&[u8]| !setting_name(&String::from_utf8_lossy(line)).starts_with("recovery_target");
+    lines.filter(is_kept).flatten().copied().collect()
 }
 
 /// Whether a configuration file sets this.
@@ -187,6 +188,16 @@ pub fn appended(original: &str, heading: &str, settings: &[Setting]) -> String {
         let _written = writeln!(text, "{name} = '{value}'").is_ok();
     }
     text
+}
+
+/// The same of a file that need not be UTF-8: a setting's value is in whatever encoding its database had.
+pub fn appended_to(original: &[u8], heading: &str, settings: &[Setting]) -> Vec<u8> {
+    let mut bytes = original.to_vec();
+    if !bytes.is_empty() && !bytes.ends_with(b"\n") {
+        bytes.push(b'\n');
+    }
+    bytes.extend(appended("", heading, settings).into_bytes());
+    bytes
 }
 
 /// A `restore_command` of these words: each quoted for the shell, every `%` of its own doubled; PostgreSQL's `%f %p` come
@@ -228,6 +239,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_target_stays_to_the_byte() {
+        let plain = b"a = '\xE9'\r\n\n# recovery_target\nb = 1".as_slice();
+        assert_eq!(without_targets(plain), plain);
+        assert_eq!(without_targets(b"a = 1\r\nrecovery_target_xid = 7\nb = 2"), b"a = 1\r\nb = 2");
+        assert_eq!(appended_to(b"a = 1", "x", &[("b", "2".to_owned())]), b"a = 1\n# x\nb = '2'\n");
+    }
+
+    #[test]
     fn every_other_target_is_emptied_before_the_chosen_one() {
         let settings = replay_to(Target::Lsn(Lsn(0x16B_3748)), 15);
         let names: Vec<_> = settings.iter().map(|(name, _)| *name).collect();
@@ -257,7 +276,7 @@ mod tests {
     #[test]
     fn targets_of_an_older_recovery_go() {
         let text = "# x\nrecovery_target_name = 'a'\n Recovery_Target='immediate'\nport = 1\n#recovery_target_xid = 1";
-        assert_eq!(without_targets(text), "# x\nport = 1\n#recovery_target_xid = 1\n");
+        assert_eq!(without_targets(text.as_bytes()), b"# x\nport = 1\n#recovery_target_xid = 1\n");
         assert!(sets(text, "port"));
         assert!(!sets(text, "x"));
     }
@@ -329,7 +348,7 @@ mod tests {
 
         #[test]
         fn no_target_is_left(lines in proptest::collection::vec("( ?(recovery_target(_(xid|name|time))?|Recovery_Target|port|#recovery_target) ?=? ?'?[a-z]{0,3}'?)?", 0..6)) {
-            let kept = without_targets(&lines.join("\n"));
+            let kept = String::from_utf8(without_targets(lines.join("\n").as_bytes())).unwrap();
             prop_assert!(!kept.lines().any(|line| line.trim_start().to_lowercase().starts_with("recovery_target")));
             let others = |text: &str| text.lines().filter(|line| line.contains("port") || line.contains('#')).count();
             prop_assert_eq!(others(&kept), others(&lines.join("\n")));

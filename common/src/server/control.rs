@@ -208,6 +208,29 @@ pub fn start(programs: &Programs, pgdata: &Path, options: &StartOptions, cancel:
     Ok(())
 }
 
+/// What a server that is started on `pgdata` would have this setting at, as its configuration says, in the setting's base
+/// unit; `None` where the configuration cannot be read, which a start will tell of.
+pub fn configured(
+    programs: &Programs,
+    pgdata: &Path,
+    config_file: Option<&Path>,
+    name: &str,
+    cancel: &Cancel,
+) -> anyhow::Result<Option<String>> {
+    let mut command = Command::new(programs.postgres());
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command.arg("-D").arg(pgdata).args(["-C", name]);
+    if let Some(file) = config_file {
+        let mut argument = std::ffi::OsString::from("config_file=");
+        argument.push(file);
+        command.arg("-c").arg(argument);
+    }
+    let finished = process::run(command, PG_CTL_WAIT, cancel).with_context(|| format!("run postgres -C {name}"))?;
+    Ok(finished.status.success().then(|| finished.stdout.trim_end_matches('\n').to_owned()))
+}
+
 /// The text for `pg_ctl -o`, which a shell takes apart.
 fn server_arguments(options: &StartOptions) -> anyhow::Result<String> {
     let mut words = Vec::new();

@@ -26,7 +26,7 @@ mod uri;
 
 pub use backlog::{Backlog, Waiting, backlog};
 pub use conninfo::{Conninfo, Endpoint, Place, Secret};
-pub use control::{StartOptions, StopMode, StopOutcome, refuse_path, shell_quote, start, stop};
+pub use control::{StartOptions, StopMode, StopOutcome, configured, refuse_path, shell_quote, start, stop};
 pub use facts::{ServerFacts, Tablespace, facts};
 pub use postmaster::{PidFile, Postmaster, StartCommand, processes, running};
 pub use probe::{Probe, probe};

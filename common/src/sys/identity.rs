@@ -49,6 +49,13 @@ pub fn host_name() -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// A name for the time since this machine was started (`/proc/sys/kernel/random/boot_id`); `None` where it cannot be had.
+/// What was written since then can be read whole, synced or not.
+pub fn boot() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// The user's folder: the one that `HOME` names, unless it is another user's, as after [`become_owner_of`]; else the
 /// one of the user database.
 pub fn home_directory(home: Option<&Path>) -> Option<PathBuf> {

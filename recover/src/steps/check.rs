@@ -89,7 +89,7 @@ pub(crate) fn connection(
 pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> anyhow::Result<String> {
     let Decision { plan, backup, .. } = &*decision;
     objects_are_there(decision, site)?;
-    let arrival = target::locate(facts, decision, site)?;
+    let found = target::locate(facts, decision, site)?;
     if plan.replaces {
         let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
         writable(parent, RENAMED_WITHIN)?;
@@ -120,7 +120,8 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     room(decision, &site.place)?;
     let wal = format!("WAL {} to {} along timeline {}", plan.wal_from, plan.wal_reaches, plan.timeline);
     let text = format!("{} is whole, {wal}", plan.backup);
-    if let Some(arrival) = arrival {
+    decision.plan.demands = decision.plan.demands.and(found.demands);
+    if let Some(arrival) = found.arrival {
         decision.plan.arrive(arrival);
     }
     Ok(text)

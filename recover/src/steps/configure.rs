@@ -4,15 +4,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use common::archive::identity::read_control;
+use common::pg::control::ControlFile;
 use common::report::Advice;
+use common::restore::demands::Demands;
 use common::restore::follow::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
-use common::restore::settings::{self, COPY_HBA, COPY_HBA_FILE, COPY_IDENT_FILE, CopySite, Replay, appended};
+use common::restore::settings::{
+    self, COPY_HBA, COPY_HBA_FILE, COPY_IDENT_FILE, CopySite, Replay, Setting, TargetAction, appended, appended_to,
+};
+use common::server::configured;
 use common::sys::durable;
 
 use super::Site;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::plan::{Decision, Plan};
+use crate::verbatim::Verbatim;
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
@@ -23,24 +29,16 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
     for signal in [STANDBY_SIGNAL, RECOVERY_SIGNAL] {
         remove_if_there(&pgdata.join(signal))?;
     }
+    let control = journal.plan.demands.raise(&read_control(pgdata)?);
+    journal.plan.demands = Demands::of_control(&control);
     let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
-    journal.final_auto_conf = match plan.port {
-        Some(port) => copy_settings(&original, port, plan, &site.place)?,
+    journal.final_auto_conf = Verbatim(match plan.port {
+        Some(port) => copy_settings(&original, &control, port, plan, &site.place)?,
         None => original,
-    };
+    });
     journal.write(&site.place)?;
-    let replay = Replay {
-        restore_command: restore_command(site)?,
-        target: plan.target.clone(),
-        exclusive: plan.exclusive,
-        timeline: plan.timeline,
-        action: plan.action,
-    };
-    let settings = settings::replay(&replay, plan.major);
-    let text = appended(&journal.final_auto_conf, "For the time of a recovery, by recover run:", &settings);
-    write(&pgdata.join(AUTO_CONF), &text)?;
-    plan.wal.write(&site.place.wal_plan())?;
-    write(&pgdata.join(RECOVERY_SIGNAL), "")?;
+    for_the_recovery(journal, site)?;
+    write(&pgdata.join(RECOVERY_SIGNAL), b"")?;
     journal.reach(Stage::Configured, &site.place)?;
     Ok(match plan.port {
         Some(port) => format!("archiving off, port {port}, socket in the data directory"),
@@ -48,19 +46,55 @@ pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -
     })
 }
 
+/// Writes the settings of the recovery that the journal tells of, in place of those of an earlier start.
+pub(crate) fn for_the_recovery(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
+    let plan = &journal.plan;
+    let path = site.place.pgdata.join(AUTO_CONF);
+    write(&path, &journal.final_auto_conf.0)?;
+    let replay = Replay {
+        restore_command: restore_command(site)?,
+        target: plan.target.clone(),
+        exclusive: plan.exclusive,
+        timeline: plan.timeline,
+        action: plan.action,
+    };
+    let mut settings = settings::replay(&replay, plan.major);
+    settings.extend(raised(plan, plan.action == TargetAction::Pause, site)?);
+    write(&path, &appended_to(&journal.final_auto_conf.0, "For the time of a recovery, by recover:", &settings))?;
+    plan.wal.write(&site.place.wal_plan())
+}
+
+/// The settings that the configuration has lower than the WAL asks for, at the values that it asks for.
+fn raised(plan: &Plan, hot_standby: bool, site: &Site<'_>) -> anyhow::Result<Vec<Setting>> {
+    let mut raised = Vec::new();
+    for (name, least) in plan.demands.settings(hot_standby) {
+        let found = configured(&site.programs, &plan.pgdata, plan.config_file.as_deref(), name, &site.ctx.cancel)?;
+        // One that cannot be read is raised too; what is wrong with the configuration, the start will tell.
+        if found.and_then(|found| found.parse::<i32>().ok()).is_none_or(|found| found < least) {
+            raised.push((name, least.to_string()));
+        }
+    }
+    Ok(raised)
+}
+
 /// Writes the files that a copy has of its own; answers its lasting `postgresql.auto.conf`.
-fn copy_settings(original: &str, port: u16, plan: &Plan, place: &Place) -> anyhow::Result<String> {
+fn copy_settings(
+    original: &[u8],
+    control: &ControlFile,
+    port: u16,
+    plan: &Plan,
+    place: &Place,
+) -> anyhow::Result<Vec<u8>> {
     let (pgdata, folder) = (&place.pgdata, place.folder());
-    let control = read_control(pgdata)?;
-    write(&folder.join(COPY_HBA_FILE), COPY_HBA)?;
-    write(&folder.join(COPY_IDENT_FILE), "")?;
+    write(&folder.join(COPY_HBA_FILE), COPY_HBA.as_bytes())?;
+    write(&folder.join(COPY_IDENT_FILE), b"")?;
     let site = CopySite { pgdata: pgdata.clone(), folder, port };
     let main = pgdata.join("postgresql.conf");
     if !main.exists() {
-        write(&main, &bare_configuration(plan.segment_bytes))?;
+        write(&main, bare_configuration(plan.segment_bytes).as_bytes())?;
     }
     own_data_directory(&main, pgdata)?;
-    Ok(appended(original, "A copy, made by recover run:", &settings::copy(&site, &control, plan.major)))
+    Ok(appended_to(original, "A copy, made by recover run:", &settings::copy(&site, control, plan.major)))
 }
 
 /// The configuration of a copy whose original's lies outside its data directory. Sizes in segments as initdb sets them:
@@ -86,13 +120,13 @@ fn own_data_directory(main: &Path, pgdata: &Path) -> anyhow::Result<()> {
 /// A server that has stopped at its target is to go on when it is started again, not to stop once more.
 pub(crate) fn promote_when_started(site: &Site<'_>) -> anyhow::Result<()> {
     let path = site.place.pgdata.join(AUTO_CONF);
-    let promote = [("recovery_target_action", settings::TargetAction::Promote.name().to_owned())];
-    write(&path, &appended(&read_if_there(&path)?, "It has stopped at its target once:", &promote))
+    let promote = [("recovery_target_action", TargetAction::Promote.name().to_owned())];
+    write(&path, &appended_to(&read_if_there(&path)?, "It has stopped at its target once:", &promote))
 }
 
 /// Ends the time of the recovery: the settings of the recovery go, the lasting ones stay.
 pub(crate) fn finish(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
-    write(&site.place.pgdata.join(AUTO_CONF), &journal.final_auto_conf)
+    write(&site.place.pgdata.join(AUTO_CONF), &journal.final_auto_conf.0)
 }
 
 /// The command by which the recovering server fetches WAL: the restore-wal beside this program, or in `PATH`.
@@ -120,10 +154,10 @@ fn restore_wal(site: &Site<'_>) -> anyhow::Result<PathBuf> {
     })
 }
 
-fn read_if_there(path: &Path) -> anyhow::Result<String> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+fn read_if_there(path: &Path) -> anyhow::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(err) => Err(err).with_context(|| format!("read {}", path.display())),
     }
 }
@@ -137,6 +171,6 @@ fn remove_if_there(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    durable::replace(path, text.as_bytes(), 0o600).with_context(|| format!("write {}", path.display()))
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    durable::replace(path, bytes, 0o600).with_context(|| format!("write {}", path.display()))
 }

@@ -7,7 +7,7 @@ pub(crate) mod place;
 pub(crate) mod preserve;
 pub(crate) mod start;
 pub(crate) mod stop;
-mod target;
+pub(crate) mod target;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ use crate::facts::Facts;
 use crate::journal::{Change, Journal, Stage};
 use crate::place::Place;
 use crate::plan::Decision;
+use crate::verbatim::Verbatim;
 
 /// Where the steps work and with what.
 pub(crate) struct Site<'a> {
@@ -70,7 +71,7 @@ pub(crate) fn begin(facts: &Facts, decision: &Decision, was_running: bool, site:
         plan: decision.plan.clone(),
         was_running: was_running || facts.directory.cluster().is_some_and(|cluster| cluster.server.is_some()),
         changes: Vec::new(),
-        final_auto_conf: String::new(),
+        final_auto_conf: Verbatim::default(),
         new_timeline: None,
         notes: Vec::new(),
     };
@@ -96,11 +97,14 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
     let mut lines = journal.notes.clone();
     match (journal.stage, journal.plan.action) {
         (Stage::Done, _) => {}
-        (_, TargetAction::Pause) if journal.plan.starts => lines.push(
-            "the server waits at the target, readable; to end the recovery there, run SELECT pg_wal_replay_resume() \
-             and then recover finish"
-                .to_owned(),
-        ),
+        (_, TargetAction::Pause) if journal.plan.starts => lines.push(format!(
+            "the server waits at the target, readable; recover promote -D {pgdata} ends the recovery there, recover \
+             continue -D {pgdata} --target-… goes on to a later moment"
+        )),
+        (_, TargetAction::Shutdown) if journal.plan.starts => lines.push(format!(
+            "the server has stopped at the target; recover promote -D {pgdata} starts it and ends the recovery there, \
+             recover continue -D {pgdata} --target-… goes on to a later moment"
+        )),
         _ => lines.push(format!("start the server, and when it takes writes, run recover finish -D {pgdata}")),
     }
     match (journal.stage, journal.plan.port) {

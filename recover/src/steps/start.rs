@@ -1,19 +1,23 @@
 //! Step 7: the server starts, and its replay is followed to the end.
 
 use anyhow::Context as _;
-use common::restore::follow::{Arrival, Recovery};
+use common::app::hint_of;
+use common::report::{Advice, message_of};
+use common::restore::follow::{Arrival, Recovery, Stopped};
 use common::server::{self, Conninfo, StartOptions};
 use common::sys::durable;
 
-use super::{Site, check};
+use super::{Site, check, target};
+use crate::facts::Facts;
 use crate::journal::{Journal, Stage};
-use crate::plan::Plan;
+use crate::plan::{Decision, Plan};
 
 /// Starts the server and follows it.
-pub(crate) fn run(plan: &Plan, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
+pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
     let log = site.place.start_log();
     durable::replace(&log, b"", 0o600).with_context(|| format!("write {}", log.display()))?;
     journal.reach(Stage::Started, &site.place)?;
+    let plan = &journal.plan;
     // A configuration that names a data directory would lead the server to another one.
     let settings = vec![("data_directory".to_owned(), plan.pgdata.display().to_string())];
     let options = StartOptions { config_file: plan.config_file.clone(), settings, log };
@@ -23,17 +27,50 @@ pub(crate) fn run(plan: &Plan, journal: &mut Journal, site: &Site<'_>) -> anyhow
 
 /// Follows the server's replay to its end; at once where it has ended.
 pub(crate) fn follow(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Arrival> {
-    let recovery = Recovery {
+    with_recovery(plan, site, &|recovery| recovery.follow())
+}
+
+/// How the recovery ended, if it has; does not wait.
+pub(crate) fn look(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Option<Arrival>> {
+    with_recovery(plan, site, &|recovery| recovery.ended())
+}
+
+fn with_recovery<T>(plan: &Plan, site: &Site<'_>, act: &dyn Fn(&Recovery<'_>) -> T) -> T {
+    act(&Recovery {
         pgdata: &plan.pgdata,
         log: &site.place.start_log(),
         timeline: plan.timeline,
         action: plan.action,
+        standby: None,
         conninfo: &|| conninfo(plan, site),
         segment_bytes: plan.segment_bytes,
+        from: plan.wal_from,
+        until: Some(plan.arrival.as_ref().map_or(plan.wal_reaches, |arrival| arrival.at)),
         progress: &*site.ctx.progress,
         cancel: &site.ctx.cancel,
+    })
+}
+
+/// A replay that stopped on its way: with the moments before that, which can still be reached. Any other failure as it is.
+pub(crate) fn with_reachable(err: anyhow::Error, facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Error {
+    let Some(segment) = err.downcast_ref::<Stopped>().and_then(|stopped| stopped.segment) else { return err };
+    let known = match target::last_before(facts, decision, segment, site) {
+        Ok(Some(last)) => format!(
+            "the replay got into {segment}; the last commit before its end is {} at {}: after a rollback, recover run \
+             --target-lsn {} recovers up to it, and recover windows shows the other moments",
+            last.xid,
+            last.time.format("%Y-%m-%d %H:%M:%S%.6fZ"),
+            last.lsn
+        ),
+        Ok(None) => format!("the replay got into {segment}; recover windows shows which moments can be reached"),
+        Err(why) => {
+            tracing::debug!("the moments before {segment} are not known: {why:#}");
+            return err;
+        }
     };
-    recovery.follow()
+    let hint = hint_of(&err).map_or_else(|| known.clone(), |hint| format!("{known}; {hint}"));
+    let message = message_of(&err);
+    err.context(Advice::failed(message).hint(hint))
 }
 
 /// How the recovered server is reached.

@@ -9,8 +9,10 @@ use std::io;
 use common::archive::Identity;
 use common::archive::moments::{self, Ended, Located, Moment, NewTablespace, Question};
 use common::pg::exclusions::tablespace_version_directory;
+use common::pg::{Lsn, WalSegmentName};
 use common::report::Advice;
 use common::restore::choose::MissingFork;
+use common::restore::demands::Demands;
 use common::restore::target::Target;
 
 use super::Site;
@@ -18,16 +20,24 @@ use crate::cli::Role;
 use crate::facts::{Facts, OldCluster};
 use crate::plan::{Arrival, Decision, Plan, Transaction};
 
-/// Finds the target; `None` for one that needs no finding: the end of the backup, the end of all WAL. A copy's whole way
-/// is read all the same.
-pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Option<Arrival>> {
+/// What the WAL on the way to the target tells.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Where the target is; `None` for one that needs no finding: the end of the backup, the end of all WAL.
+    pub(crate) arrival: Option<Arrival>,
+    /// The settings that replay meets on the way.
+    pub(crate) demands: Demands,
+}
+
+/// Finds the target. A copy's whole way is read even where its target needs no finding.
+pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Found> {
     let Decision { plan, backup, route, .. } = decision;
     let moment = match &plan.target {
         Target::Time(time) => Moment::Time(time.to_utc()),
         Target::Lsn(lsn) => Moment::Lsn(*lsn),
         Target::Xid(xid) => Moment::Xid(*xid),
         Target::Name(name) => Moment::Name(name.clone()),
-        Target::Immediate | Target::Latest if plan.role == Role::Production => return Ok(None),
+        Target::Immediate | Target::Latest if plan.role == Role::Production => return Ok(Found::default()),
         Target::Immediate | Target::Latest => Moment::End,
     };
     let until = (plan.target == Target::Immediate).then_some(backup.span.stop_lsn);
@@ -46,7 +56,32 @@ pub(super) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     }
     let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
     new_tablespaces(&located.tablespaces, &version, facts.directory.cluster())?;
-    Ok(arrival)
+    let demands = located.parameters.as_ref().map(Demands::of_wal).unwrap_or_default();
+    Ok(Found { arrival, demands })
+}
+
+/// The last commit on the way that lies before the end of this segment, as far as the WAL can be read.
+pub(crate) fn last_before(
+    facts: &Facts,
+    decision: &Decision,
+    segment: WalSegmentName,
+    site: &Site<'_>,
+) -> anyhow::Result<Option<Transaction>> {
+    let Decision { plan, backup, route, .. } = decision;
+    let size = backup.source.segment_size;
+    let identity = Identity { system_identifier: facts.system, segment_size: size, major: Some(plan.major) };
+    let mut source = moments::reader(&site.repository, identity, None);
+    let until = segment.start(size).map(|start| Lsn(start.0.saturating_add(size.bytes())));
+    let question = Question { moment: Moment::End, exclusive: false };
+    let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
+    let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)?;
+    // Before the backup's own end nothing is consistent.
+    let last = located.last_transaction.filter(|last| last.lsn >= backup.span.stop_lsn);
+    Ok(last.as_ref().map(transaction))
+}
+
+fn transaction(found: &moments::Transaction) -> Transaction {
+    Transaction { xid: found.xid, time: found.time, lsn: found.lsn }
 }
 
 /// An archived segment that cannot be unpacked is damaged; any other failure speaks for itself.
@@ -130,7 +165,6 @@ fn answer(decision: &Decision, located: &Located) -> Result<Arrival, Advice> {
     if let Some(fork) = fork.filter(|fork| stop.replay_end > fork.begins) {
         return Err(fork.advice());
     }
-    let transaction = |found: &moments::Transaction| Transaction { xid: found.xid, time: found.time, lsn: found.lsn };
     Ok(Arrival {
         at: stop.replay_end,
         last_before: located.last_before.as_ref().map(transaction),
@@ -156,7 +190,6 @@ fn unreachable(plan: &Plan, located: &Located) -> Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::pg::Lsn;
     use std::path::PathBuf;
 
     #[test]

@@ -151,9 +151,17 @@ pub fn watch(rehearsal: &Rehearsal, mut decide: impl FnMut(&Call) -> Deed + Send
     Ok(Traced { ran, calls })
 }
 
-/// Runs it undisturbed and to success; answers its calls.
+/// Runs it undisturbed to an end with this code; answers its calls.
 pub fn calls(rehearsal: &Rehearsal, code: i32) -> Result<Vec<Call>> {
-    let traced = watch(rehearsal, |_| Deed::Pass)?;
+    calls_while(rehearsal, code, || ())
+}
+
+/// The same, with something else that is done at every call: what a program waits for comes from outside.
+pub fn calls_while(rehearsal: &Rehearsal, code: i32, mut meanwhile: impl FnMut() + Send) -> Result<Vec<Call>> {
+    let traced = watch(rehearsal, |_| {
+        meanwhile();
+        Deed::Pass
+    })?;
     traced.ran.expect_code(code)?;
     ensure!(!traced.calls.is_empty(), "a program that calls nothing");
     Ok(traced.calls)
@@ -161,8 +169,18 @@ pub fn calls(rehearsal: &Rehearsal, code: i32) -> Result<Vec<Call>> {
 
 /// Runs it with the fault; `None` when the call was not reached, since other threads were faster.
 pub fn suffer(rehearsal: &Rehearsal, fault: &Fault) -> Result<Option<Traced>> {
+    suffer_while(rehearsal, fault, || ())
+}
+
+/// The same, with something else that is done at every call.
+pub fn suffer_while(
+    rehearsal: &Rehearsal,
+    fault: &Fault,
+    mut meanwhile: impl FnMut() + Send,
+) -> Result<Option<Traced>> {
     let mut reached = false;
     let traced = watch(rehearsal, |call| {
+        meanwhile();
         if reached || !call.is(&fault.call) {
             return Deed::Pass;
         }

@@ -17,6 +17,7 @@ mod killed_tail;
 mod kit;
 mod no_lock_in;
 mod odd_clusters;
+mod onward;
 mod pitr_random;
 mod pitr_targets;
 mod power_cuts;

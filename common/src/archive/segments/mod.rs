@@ -4,9 +4,11 @@
 
 mod fetch;
 mod put;
+mod seek;
 
-pub use fetch::{Fetched, fetch, later_segment, read_back};
+pub use fetch::{Fetched, fetch, read_back};
 pub use put::{Put, put, put_missing_histories};
+pub use seek::{Sought, seek};
 
 use crate::codec::Codec;
 use crate::pg::history::TimelineHistory;

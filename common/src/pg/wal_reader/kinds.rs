@@ -23,7 +23,7 @@ pub struct Record {
 }
 
 /// What a record is, as far as a recovery can stop at it or must look out for it; the variants from
-/// [`RecordKind::ParametersChanged`] on are told in depth only.
+/// [`RecordKind::FullPageWritesChanged`] on are told in depth only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordKind {
     /// A transaction was committed.
@@ -180,6 +180,21 @@ pub struct Parameters {
     pub wal_log_hints: bool,
     /// `track_commit_timestamp`.
     pub track_commit_timestamp: bool,
+}
+
+impl Parameters {
+    /// The higher value of each number; what is no number as in `later`.
+    #[must_use]
+    pub fn highest(&self, later: &Self) -> Self {
+        Self {
+            max_connections: self.max_connections.max(later.max_connections),
+            max_worker_processes: self.max_worker_processes.max(later.max_worker_processes),
+            max_wal_senders: self.max_wal_senders.max(later.max_wal_senders),
+            max_prepared_xacts: self.max_prepared_xacts.max(later.max_prepared_xacts),
+            max_locks_per_xact: self.max_locks_per_xact.max(later.max_locks_per_xact),
+            ..*later
+        }
+    }
 }
 
 /// One of the things that a record lists.

@@ -57,6 +57,9 @@ fn hazard_19_a_failover_hole_is_named_and_closed() -> Result<()> {
     ensure!(finding["what"].as_str().is_some_and(|what| what.contains("0000000100000000")), "{finding:#}");
     ensure!(finding["hint"].as_str().is_some_and(|hint| hint.contains("--backfill")), "{finding:#}");
     copy_is_refused(&standby, "lost", &["--target-latest"], &["missing"])?;
+    // The one who takes the next backup hears of it too; the backup itself is good.
+    let old = repo.backups().pop().context("a backup from before")?;
+    standby.try_backup(&[])?.success()?.says(&["is missing from the archive", &old, "--backfill"])?;
 
     let before = repo.segments();
     let closed = tool(&standby, &[&repo], &["check", "--backfill", "--json"])?.success()?.json()?;
@@ -71,7 +74,7 @@ fn hazard_19_a_failover_hole_is_named_and_closed() -> Result<()> {
         ensure!(name.starts_with("00000002"), "{name} was put by nobody");
     }
     repo.require_whole()?;
-    let copy = standby.recover_copy("copy", &["--target-latest"])?;
+    let copy = standby.recover_copy("copy", &["--target-latest", "--backup", &old])?;
     workload::same_orders(&workload::orders(&copy)?, &orders)?;
     let again = tool(&standby, &[&repo], &["check", "--backfill", "--json"])?.success()?.json()?;
     ensure!(list(&again, "/backfilled")?.is_empty(), "{again:#}");

@@ -7,6 +7,7 @@ mod failover;
 mod files;
 mod history;
 mod pages;
+mod parameters;
 mod plan;
 mod recovery;
 mod rivals;

@@ -6,4 +6,5 @@
 //! these know nothing, and leave out nothing.
 
 mod archive_wal;
+mod prefetch;
 mod restore_wal;

@@ -1,0 +1,58 @@
+//! A recovery that waits at its target: looked at, taken further, ended.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use e2e::cluster::Recipe;
+use e2e::{Cluster, Oracle, Ran, Repo, Sandbox, StopMode, Workload, workload};
+
+/// Runs a command of `recover` on this data directory.
+pub(crate) fn recover(cluster: &Cluster, command: &str, options: &[&str]) -> Result<Ran> {
+    let args = [command, "--repo", cluster.repo()?.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres"];
+    cluster.sandbox().run("recover", &[&args, options].concat())
+}
+
+/// To a moment and waiting there, on to a later one, never back, and ended there; then nothing of it is left.
+#[test]
+fn a_waiting_recovery_goes_on_and_is_promoted() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    // What was there before, to the byte: another encoding, no line's end.
+    let lasting = b"# by hand: \xE9t\xE9\r\nwork_mem = '5MB'".as_slice();
+    sandbox.write(&cluster.pgdata().join("postgresql.auto.conf"), lasting)?;
+    cluster.backup(&[])?;
+    let load = Workload::start(&cluster, 2)?;
+    load.wait_for(&cluster, 60)?;
+    load.stop()?;
+    cluster.switch_wal()?;
+    let oracle = Oracle::read(&sandbox, &repo, None, 1)?;
+    let commits = oracle.commits();
+    let nth = |number: usize| commits.get(number).copied().context("sixty commits");
+    let (first, second) = (nth(commits.len() - 40)?, nth(commits.len() - 10)?);
+    let lsn = |commit: &e2e::oracle::Ending| commit.lsn.to_string();
+    let is_at = |commit: &e2e::oracle::Ending| {
+        workload::same_orders(&workload::orders(&cluster)?, &oracle.at_lsn(commit.lsn, true))
+    };
+
+    cluster
+        .try_recover(&["--target-lsn", &lsn(&first), "--target-action", "pause"])?
+        .success()?
+        .prints(&["recover promote"])?;
+    is_at(&first).context("paused")?;
+    recover(&cluster, "continue", &[])?.expect_code(20)?.says(&["waits at", "recover promote"])?;
+    recover(&cluster, "continue", &["--target-lsn", &lsn(&second), "--target-action", "shutdown"])?.success()?;
+    ensure!(!cluster.is_running(), "it was asked to stop at the target");
+    recover(&cluster, "continue", &["--target-lsn", &lsn(&first)])?.expect_code(20)?.says(&["nothing goes back"])?;
+    recover(&cluster, "continue", &["--target-action", "pause"])?.success()?;
+    is_at(&second).context("continued")?;
+    recover(&cluster, "finish", &[])?.success()?.prints(&["waiting at"])?;
+    ensure!(cluster.sql("select pg_is_in_recovery()")? == "t", "finish must not end a recovery that waits");
+    recover(&cluster, "promote", &[])?.success()?.prints(&["timeline 2", "new base backup"])?;
+    is_at(&second).context("promoted")?;
+    ensure!(fs::read(cluster.pgdata().join("postgresql.auto.conf"))? == lasting, "settings of the recovery are left");
+    cluster.switch_wal()?;
+    recover(&cluster, "promote", &[])?.expect_code(20)?.says(&["is over"])?;
+    cluster.stop(StopMode::Immediate)
+}
