@@ -13,10 +13,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use common::archive::spool::NAME_AMONG_OTHERS;
 use common::pg::exclusions::{self, Verdict};
 use common::repo::index::{DirectoryEntry, RelativePath};
 use common::report::Cancel;
+use common::restore::own::is_no_server_file;
 use common::sys::faults;
 
 const TABLESPACES: &str = "pg_tblspc";
@@ -110,7 +110,7 @@ impl Walk<'_> {
         let mut below = Vec::new();
         for (name, kind) in entries {
             let path = relative.join(&name);
-            if path == Path::new(NAME_AMONG_OTHERS) {
+            if relative.as_os_str().is_empty() && is_no_server_file(&name) {
                 continue;
             }
             let is_wal = path == Path::new(WAL);

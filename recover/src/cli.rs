@@ -48,6 +48,10 @@ pub enum Command {
     Promote,
     /// Undo a recovery: put the preserved data directory back
     Rollback(RollbackArgs),
+    /// Tell where a recovery stands, and what can be done next
+    Status,
+    /// Remove what recoveries have set aside, once they are over; nothing can be undone after that
+    Cleanup(CleanupArgs),
 }
 
 /// Which moment.
@@ -126,6 +130,13 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_start: bool,
 
+    /// Go on with a recovery that was cut short, from the step that it had reached
+    #[arg(long, conflicts_with_all = [
+        "target", "target_exclusive", "target_timeline", "target_action", "backup", "role", "tablespace_mapping",
+        "no_start", "dry_run",
+    ])]
+    pub resume: bool,
+
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -151,6 +162,14 @@ pub struct ContinueArgs {
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
     /// Do not ask before what the recovered server wrote is set aside
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `recover cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Do not ask before anything is removed
     #[arg(long)]
     pub yes: bool,
 }

@@ -11,6 +11,7 @@ use common::pg::control::ControlFile;
 use common::repo::chain::Inventory;
 use common::repo::records::BackupRecord;
 use common::report::Advice;
+use common::restore::own::is_no_server_file;
 use common::restore::salvage::{self, Tail};
 use common::server::{self, Postmaster};
 use common::sys::{identity as host, space};
@@ -82,8 +83,8 @@ pub(crate) struct OldCluster {
     pub(crate) pg_wal_link: Option<PathBuf>,
     /// Where the links in `pg_tblspc` lead, by object id.
     pub(crate) tablespace_links: Vec<(u32, PathBuf)>,
-    /// Whether the directory is a mount point and cannot be renamed.
-    pub(crate) is_mount_point: bool,
+    /// What is mounted somewhere in the directory.
+    pub(crate) mounted_below: Vec<PathBuf>,
 }
 
 impl Directory {
@@ -139,21 +140,29 @@ fn leads_to(path: &Path, pgdata: &Path) -> bool {
     path.canonicalize().or(target).is_ok_and(|found| found == pgdata)
 }
 
-fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {
+/// What lies there now.
+pub(crate) fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {
     let looking = || format!("look into {}", pgdata.display());
-    let mut entries = match std::fs::read_dir(pgdata) {
+    let entries = match std::fs::read_dir(pgdata) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Directory::Free),
         entries => entries.with_context(looking)?,
     };
     if !pgdata.join("PG_VERSION").exists() && !pgdata.join("global/pg_control").exists() {
-        return Ok(if entries.next().is_none() { Directory::Free } else { Directory::Foreign });
+        // Only of a mount point is it certain that such names are ours, or the file system's.
+        let is_mount_point = crate::place::is_mount_point(pgdata);
+        for entry in entries {
+            if !(is_mount_point && is_no_server_file(&entry.with_context(looking)?.file_name())) {
+                return Ok(Directory::Foreign);
+            }
+        }
+        return Ok(Directory::Free);
     }
     Ok(Directory::Cluster(Box::new(OldCluster {
         control: identity::read_control(pgdata).ok(),
         server: server::running(pgdata)?,
         pg_wal_link: link_target(&pgdata.join("pg_wal"))?,
         tablespace_links: tablespace_links(&pgdata.join("pg_tblspc"))?,
-        is_mount_point: space::is_mount_point(pgdata).with_context(looking)?,
+        mounted_below: space::mount_points_below(pgdata).with_context(looking)?,
     })))
 }
 

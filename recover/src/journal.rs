@@ -1,7 +1,8 @@
 //! What a recovery has done so far: written durably before each change is made.
 //!
-//! The journal lists every change before the first of them is carried out, and each is such that looking at the file
-//! system tells whether it happened. So a crash anywhere leaves enough to undo everything.
+//! A step is noted before it begins and when it has ended. The journal lists every change before the first of them is
+//! carried out, and each is such that looking at the file system tells whether it happened. So a crash anywhere leaves
+//! enough to go on, or to undo everything.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use common::sys::durable;
 use common::sys::lock::FileLock;
 use serde::{Deserialize, Serialize};
 
+use crate::aside::stamp;
 use crate::cli::Role;
 use crate::place::{Place, beside};
 use crate::plan::Plan;
@@ -63,6 +65,14 @@ pub(crate) enum Change {
         /// Where it leads while the cluster is preserved.
         meanwhile: PathBuf,
     },
+    /// Everything in a directory that cannot be renamed, because something is mounted there, lies in a folder of it.
+    /// Until all of it does, that folder has another name: [`partial`](crate::aside::partial).
+    Emptied {
+        /// The directory.
+        directory: PathBuf,
+        /// The folder.
+        into: PathBuf,
+    },
     /// A directory was made for the recovered data.
     Made {
         /// The directory.
@@ -77,6 +87,8 @@ pub(crate) struct Journal {
     pub(crate) began: DateTime<Utc>,
     /// How far it got.
     pub(crate) stage: Stage,
+    /// Where the step that was begun leads; none between two steps.
+    pub(crate) toward: Option<Stage>,
     /// What was decided.
     pub(crate) plan: Plan,
     /// Whether a server ran on the old data directory.
@@ -89,6 +101,29 @@ pub(crate) struct Journal {
     pub(crate) new_timeline: Option<TimelineId>,
     /// What the last check found worth telling.
     pub(crate) notes: Vec<String>,
+    /// The `pg_wal` of the cluster itself, on this host, as it lay before anything was changed.
+    pub(crate) origin_wal: Option<PathBuf>,
+    /// When a rollback began: that moment names everything that it sets aside, however often it is called.
+    pub(crate) undoing: Option<DateTime<Utc>>,
+    /// Whether a rollback has put everything back; what is left of it concerns the server and the repository.
+    pub(crate) returned: bool,
+    /// How the old cluster gets a newer timeline after a rollback.
+    pub(crate) renewal: Option<Renewal>,
+    /// When the removal of what was set aside began: from then on nothing can be undone.
+    pub(crate) cleaned: Option<DateTime<Utc>>,
+}
+
+/// How the old cluster gets a newer timeline than the recovery's, which is in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    /// `postgresql.auto.conf` as it was, and will be again.
+    pub(crate) auto_conf: String,
+    /// The timeline that the old cluster was on.
+    pub(crate) from: TimelineId,
+    /// Whether its server was started for it, or may have been.
+    pub(crate) launched: bool,
+    /// The timeline that it is on now.
+    pub(crate) to: Option<TimelineId>,
 }
 
 impl Record for Journal {
@@ -130,15 +165,41 @@ impl Journal {
         durable::replace(&path, &envelope::seal(self)?, 0o600).with_context(|| format!("write {}", path.display()))
     }
 
+    /// Notes that the step that leads to this stage begins.
+    pub(crate) fn set_out(&mut self, stage: Stage, place: &Place) -> anyhow::Result<()> {
+        self.toward = Some(stage);
+        self.write(place)
+    }
+
     /// Notes that the recovery got this far.
     pub(crate) fn reach(&mut self, stage: Stage, place: &Place) -> anyhow::Result<()> {
         self.stage = stage;
+        self.toward = None;
         self.write(place)
+    }
+
+    /// Whether the step that leads to this stage was begun before and did not end.
+    pub(crate) fn is_repeated(&self, stage: Stage) -> bool {
+        self.toward == Some(stage)
+    }
+
+    /// Whether anything was changed, or may have been.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.stage > Stage::Checked || self.toward.is_some()
     }
 
     /// Whether the recovery is over, one way or the other.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Done | Stage::RolledBack | Stage::Checked)
+        matches!(self.stage, Stage::Done | Stage::RolledBack) || !self.is_touched()
+    }
+
+    /// Where the old cluster lies while it is preserved.
+    pub(crate) fn preserved(&self) -> Option<&Path> {
+        self.changes.iter().find_map(|change| match change {
+            Change::Moved { from, to } if *from == self.plan.pgdata => Some(to.as_path()),
+            Change::Emptied { directory, into } if *directory == self.plan.pgdata => Some(into.as_path()),
+            _ => None,
+        })
     }
 
     /// Whether it ended early: before any server has run on what it made, and before it was ready for one that somebody
@@ -157,7 +218,8 @@ impl Journal {
                 old.began.format("%Y-%m-%d %H:%M:%SZ")
             ))
             .hint(format!(
-                "recover rollback -D {0} undoes it; recover finish -D {0} ends it when its server takes writes",
+                "recover status -D {0} tells where it stands; recover run --resume -D {0} goes on with it, recover \
+                 rollback -D {0} undoes it, recover finish -D {0} ends it when its server takes writes",
                 place.pgdata.display()
             ))
             .into()),
@@ -176,16 +238,6 @@ impl Journal {
     pub(crate) fn is_copy(&self) -> bool {
         self.plan.role == Role::Copy
     }
-}
-
-/// A moment as part of a file name, to the millisecond: two recoveries may begin within a second.
-pub(crate) fn stamp(time: DateTime<Utc>) -> String {
-    time.format("%Y%m%d_%H%M%S_%3f").to_string()
-}
-
-/// Where a preserved or discarded directory lies: beside the original.
-pub(crate) fn aside(path: &Path, word: &str, time: DateTime<Utc>) -> PathBuf {
-    beside(path, &format!(".{word}-{}", stamp(time)))
 }
 
 #[cfg(test)]
@@ -235,17 +287,24 @@ pub(crate) mod tests {
         let changes = vec![
             Change::Moved { from: path.clone(), to: path.clone() },
             Change::Relinked { link: path.clone(), before: path.clone(), meanwhile: path.clone() },
-            Change::Made { path },
+            Change::Emptied { directory: path.clone(), into: path.clone() },
+            Change::Made { path: path.clone() },
         ];
         Journal {
             began: time,
             stage: Stage::Preserved,
+            toward: Some(Stage::Extracted),
             plan,
             was_running: true,
             changes,
             final_auto_conf: Verbatim(vec![0xE9, 7]),
             new_timeline: Some(timeline),
             notes: vec![text.to_owned()],
+            origin_wal: Some(path),
+            undoing: Some(time),
+            returned: true,
+            renewal: Some(Renewal { auto_conf: text.to_owned(), from: timeline, launched: true, to: Some(timeline) }),
+            cleaned: None,
         }
     }
 

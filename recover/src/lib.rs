@@ -7,7 +7,9 @@
 //!
 //! Data flows one way: `cli` → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
 
+mod aside;
 mod ask;
+mod cleanup;
 mod cli;
 mod facts;
 mod find;
@@ -17,10 +19,14 @@ mod list;
 mod onward;
 mod place;
 mod plan;
+mod renew;
 mod report;
+mod resume;
 mod rollback;
 mod run;
+mod status;
 mod steps;
+mod undo;
 mod verbatim;
 mod windows;
 
@@ -40,6 +46,8 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         Command::Find(args) => find::run(args, cli, ctx),
         Command::Continue(args) => onward::go_on(args, cli, ctx),
         Command::Promote => onward::promote(cli, ctx),
-        Command::Rollback(args) => rollback::run(args, ctx),
+        Command::Rollback(args) => rollback::run(args, cli, ctx),
+        Command::Status => status::run(ctx),
+        Command::Cleanup(args) => cleanup::run(args, ctx),
     }
 }

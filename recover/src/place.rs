@@ -1,4 +1,5 @@
-//! Where a recovery keeps its own files: beside the data directory, never in it.
+//! Where a recovery keeps its own files: beside the data directory; in it only where something is mounted there, since
+//! what lies beside a mount point is on another disk, or somebody else's.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,10 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use common::app::Context;
 use common::report::{Advice, ExitClass};
+use common::restore::own::FOLDER_AMONG_OTHERS;
 use common::sys::lock::FileLock;
-use common::sys::{durable, identity};
+use common::sys::{durable, identity, space};
 
-/// The data directory and the folder beside it, `DIR.holdfast`, which holds the journal, the plan for restore-wal and
+/// How many links one after the other are followed to a directory that is not there, as the kernel does.
+const LINKS_MAX: u32 = 40;
+
+/// The data directory and the folder beside it, `DIR.holdfast` (for a mount point in it, `DIR/.holdfast`), which holds the journal, the plan for restore-wal and
 /// the log of the first start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -25,6 +30,7 @@ impl Place {
         let wanted = configured.ok_or_else(|| {
             Advice::usage("no data directory is named").hint("name it with -D DIR, or by the variable PGDATA")
         })?;
+        let wanted = past_links(wanted);
         let existing = wanted.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         identity::become_owner_of(existing)?;
         if identity::is_root() {
@@ -45,9 +51,13 @@ impl Place {
         Ok(Self { pgdata })
     }
 
-    /// The folder beside the data directory.
+    /// The folder of the recovery's own files.
     pub(crate) fn folder(&self) -> PathBuf {
-        beside(&self.pgdata, ".holdfast")
+        if is_mount_point(&self.pgdata) {
+            self.pgdata.join(FOLDER_AMONG_OTHERS)
+        } else {
+            beside(&self.pgdata, ".holdfast")
+        }
     }
 
     /// Makes that folder.
@@ -83,9 +93,54 @@ impl Place {
     }
 }
 
+/// Whether something is mounted there. What is not there yet is no mount point.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    space::is_mount_point(path).unwrap_or(false)
+}
+
+/// The path itself or, where it is a link to a directory that is not there, that directory: in the middle of a recovery
+/// a data directory that is a link leads nowhere for a moment.
+fn past_links(mut path: PathBuf) -> PathBuf {
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&path) {
+            Ok(target) if !path.exists() => path = path.parent().unwrap_or(Path::new("/")).join(target),
+            _ => break,
+        }
+    }
+    path
+}
+
 /// The path with something after its last component.
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().map(OsString::from).unwrap_or_default();
     name.push(suffix);
     path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_to_what_is_gone_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link, second) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("second"));
+        symlink("real", &link).unwrap();
+        symlink(&link, &second).unwrap();
+        assert_eq!(past_links(second.clone()), real);
+        std::fs::create_dir(&real).unwrap();
+        assert_eq!(past_links(second.clone()), second);
+        assert_eq!(past_links(dir.path().join("nothing")), dir.path().join("nothing"));
+        let around = dir.path().join("around");
+        symlink(&around, &around).unwrap();
+        assert_eq!(past_links(around.clone()), around);
+    }
+
+    #[test]
+    fn the_folder_lies_beside_the_data_directory_unless_that_is_a_mount_point() {
+        let folder = |pgdata: &str| Place { pgdata: pgdata.into() }.folder();
+        assert_eq!(folder("/srv/none/data"), Path::new("/srv/none/data.holdfast"));
+        assert_eq!(folder("/proc"), Path::new("/proc/.holdfast"));
+    }
 }

@@ -213,10 +213,15 @@ fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> 
             .hint("name the data directory, or a directory that does not exist yet, with -D")),
         (Directory::Cluster(_), Role::Copy) => Err(Advice::refused(format!("{pgdata} holds a cluster already"))
             .hint("a copy needs a directory that is empty or does not exist; --as production replaces this cluster")),
-        (Directory::Cluster(cluster), Role::Production) if cluster.is_mount_point => {
-            Err(Advice::refused(format!("{pgdata} is a mount point: it cannot be set aside whole"))
-                .hint("recover to a directory of its own with --as production -D DIR on a file system with room"))
-        }
+        (Directory::Cluster(cluster), Role::Production) => match cluster.mounted_below.first() {
+            // A link from the data directory is another thing: its target is set aside where it lies.
+            Some(mounted) => Err(Advice::refused(format!(
+                "something is mounted on {}, in the data directory: that cannot be set aside with it",
+                mounted.display()
+            ))
+            .hint("mount it elsewhere and lead a symbolic link there, or recover to another directory with -D")),
+            None => Ok(role),
+        },
         _ => Ok(role),
     }
 }
@@ -382,7 +387,7 @@ mod tests {
             server: None,
             pg_wal_link: None,
             tablespace_links: Vec::new(),
-            is_mount_point: false,
+            mounted_below: Vec::new(),
         }))
     }
 

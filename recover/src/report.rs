@@ -11,7 +11,7 @@ use crate::cli::Role;
 use crate::plan::{Plan, Transaction};
 
 /// The names of the steps.
-const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
+pub(crate) const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
 
 /// One finished step.
 #[derive(Debug, Clone, Serialize)]
@@ -24,6 +24,7 @@ pub(crate) struct Step {
 /// Writes a line as each step ends and remembers it for the document at the end.
 pub(crate) struct Reporter<'a> {
     ctx: &'a Context,
+    before: usize,
     steps: Vec<Step>,
     watch: Stopwatch,
 }
@@ -31,14 +32,19 @@ pub(crate) struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// The first step begins.
     pub(crate) fn new(ctx: &'a Context) -> Self {
-        Self { ctx, steps: Vec::new(), watch: Stopwatch::start() }
+        Self { ctx, before: 0, steps: Vec::new(), watch: Stopwatch::start() }
+    }
+
+    /// So many steps were done before.
+    pub(crate) fn after(ctx: &'a Context, before: usize) -> Self {
+        Self { before, ..Self::new(ctx) }
     }
 
     /// The current step is over, with this result; the next one begins.
     pub(crate) fn done(&mut self, result: impl Into<String>) -> anyhow::Result<()> {
         let took: Duration = self.watch.elapsed();
         self.watch = Stopwatch::start();
-        let number = self.steps.len();
+        let number = self.before + self.steps.len();
         let name = STEPS.get(number).copied().unwrap_or("done");
         let result = result.into();
         self.ctx.progress.end();

@@ -1,34 +1,36 @@
 //! `recover rollback`: puts the preserved cluster back.
 //!
-//! Nothing is removed: what the recovery made is set aside in its turn. Every change of the journal is looked at in
-//! the file system and undone if it was made, last first, so that a rollback that was cut short goes on when it is
-//! called again.
+//! Nothing is removed: what the recovery made is set aside in its turn. First the files are put back, which needs nothing
+//! but them. Then the repository is asked whether the undone recovery's timeline is in it. If so that timeline is marked
+//! as given up, and the old cluster gets a newer one before it goes on: otherwise every standby, and every recovery to
+//! the latest moment by other means, would follow what was undone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, TimeDelta, Utc};
 use common::app::{Context, Outcome};
-use common::pg::ArchiveName;
-use common::pg::TimelineId;
+use common::archive::inventory;
+use common::pg::{ArchiveName, SegmentSize, TimelineId};
 use common::repo::records::AbandonedRecord;
 use common::report::{Advice, ExitClass};
-use common::server::{self, Programs, StartOptions, StopMode};
-use common::sys::durable;
+use common::restore::follow::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use common::server::{self, Programs, StopMode};
 
 use crate::ask;
-use crate::cli::RollbackArgs;
+use crate::cli::{Cli, RollbackArgs};
 use crate::facts;
-use crate::journal::{Change, Journal, Stage, aside, stamp};
+use crate::journal::{Journal, Stage};
 use crate::place::Place;
-use crate::steps::{self, preserve};
+use crate::renew;
+use crate::steps;
+use crate::undo;
 
 /// How long the recovered server may take for a fast stop.
-const STOP_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const STOP_WAIT: Duration = Duration::from_secs(30);
 
 /// Undoes the recovery that the journal tells of.
-pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
     let (_lock, mut journal) = Journal::lock(&place)?.ok_or_else(|| {
@@ -37,42 +39,43 @@ pub(crate) fn run(args: &RollbackArgs, ctx: &Context) -> anyhow::Result<Outcome>
     })?;
     if journal.stage == Stage::RolledBack {
         ctx.output.line("the recovery is undone already")?;
-        return report(&journal, &pgdata, &[], ctx);
+        return report(&journal, &pgdata, ctx);
+    }
+    if let Some(cleaned) = journal.cleaned {
+        let message = format!("the recovery of {pgdata} can no longer be undone: what it had set aside was removed");
+        let when = cleaned.format("%Y-%m-%d %H:%M:%SZ");
+        return Err(Advice::refused(message).hint(format!("recover cleanup removed it at {when}")).into());
     }
     confirm(&journal, args, ctx)?;
     let programs = steps::programs(journal.plan.major, &place, ctx)?;
-    let now = ctx.clock.now();
-    let touched = journal.stage > Stage::Checked;
-    if touched && place.pgdata.exists() {
-        server::stop(&programs, &place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+    let touched = journal.is_touched();
+    if !journal.returned {
+        if touched && place.pgdata.exists() {
+            server::stop(&programs, &place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+        }
+        // Once the old cluster is back, its own files would be taken for the recovered one's.
+        journal.new_timeline = abandoned_timeline(&journal, &place)?;
+        undo::all(&mut journal, ctx.clock.now(), &place)?;
+        journal.returned = true;
+        journal.write(&place)?;
     }
-    let abandoned = abandoned_timeline(&journal, &place)?;
-    // Once the old cluster is back, its own files would be taken for the recovered one's.
-    journal.new_timeline = abandoned;
-    journal.write(&place)?;
-    let discarded = undo_all(&journal, now)?;
-    let restarts = touched && journal.was_running && journal.plan.replaces;
-    if restarts {
-        start(&journal, &place, &programs, ctx)?;
-    }
-    // The data is back already. This alone needs the repository, which a disaster may have taken too.
-    if let Some(timeline) = abandoned {
-        mark_abandoned(timeline, &journal, ctx)?;
+    let runs = touched && journal.was_running && journal.plan.replaces;
+    if let Err(err) = settle(&mut journal, runs, &place, &programs, cli, ctx) {
+        if runs && server::running(&place.pgdata)?.is_none() {
+            renew::start(&journal, &place, &programs, ctx)?;
+        }
+        return Err(err.context(
+            Advice::new(ExitClass::PartDone, format!("settle what the recovery of {pgdata} left in the repository")).hint(
+                "the data is put back already; call recover rollback again once the repository can be written and the \
+                 server can start",
+            ),
+        ));
     }
     journal.reach(Stage::RolledBack, &place)?;
-    let mut lines = vec![if journal.plan.replaces {
-        format!("the cluster in {pgdata} is as it was")
-    } else {
-        format!("{pgdata} is free again")
-    }];
-    lines.extend(discarded.iter().map(|path| discarded_line(path)));
-    if restarts {
-        lines.push("its server is starting".to_owned());
+    for line in lines(&journal, runs) {
+        ctx.output.line(&line)?;
     }
-    for line in &lines {
-        ctx.output.line(line)?;
-    }
-    report(&journal, &pgdata, &discarded, ctx)
+    report(&journal, &pgdata, ctx)
 }
 
 /// Undoes a recovery that was cut short, so that the same call can begin anew; answers its journal. The old server stays
@@ -84,9 +87,10 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
     }
     ctx.output
         .line(&format!("an earlier recovery of {} was cut short, and is undone first", place.pgdata.display()))?;
-    for path in undo_all(&journal, ctx.clock.now())? {
+    for path in undo::all(&mut journal, ctx.clock.now(), place)? {
         ctx.output.line(&discarded_line(&path))?;
     }
+    journal.returned = true;
     journal.reach(Stage::RolledBack, place)?;
     if journal.was_running && journal.plan.replaces {
         // What comes next may be refused, and nobody would start it then.
@@ -96,155 +100,58 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
     Ok(Some(journal))
 }
 
-/// Undoes every change that was made, last first; answers what was set aside.
-fn undo_all(journal: &Journal, now: DateTime<Utc>) -> anyhow::Result<Vec<PathBuf>> {
-    let now = free_moment(&journal.changes, now);
-    let mut discarded = Vec::new();
-    for change in journal.changes.iter().rev() {
-        discarded.extend(undo(change, &journal.changes, now)?);
-    }
-    Ok(discarded)
-}
-
-/// The moment that names what is set aside: `now`, or the first second after it that no earlier undoing took.
-fn free_moment(changes: &[Change], now: DateTime<Utc>) -> DateTime<Utc> {
-    let is_taken = |moment| {
-        changes.iter().any(|change| match change {
-            Change::Moved { from: path, .. } | Change::Made { path } => discarded_place(path, moment).exists(),
-            Change::Relinked { .. } => false,
-        })
+/// What is left once the files are back: the repository learns which timeline is given up, the old cluster gets a newer
+/// one, and its server runs if it ran before.
+fn settle(
+    journal: &mut Journal,
+    runs: bool,
+    place: &Place,
+    programs: &Programs,
+    cli: &Cli,
+    ctx: &Context,
+) -> anyhow::Result<()> {
+    let archived = match journal.new_timeline {
+        Some(timeline) => mark_abandoned(timeline, journal, ctx)?,
+        None => false,
     };
-    let mut moment = now;
-    while is_taken(moment) {
-        moment += TimeDelta::seconds(1);
+    // One that follows another server, or is itself in the middle of a recovery, is not ours to promote.
+    let follows = [STANDBY_SIGNAL, RECOVERY_SIGNAL].iter().any(|signal| place.pgdata.join(signal).exists());
+    if archived && journal.plan.replaces && (journal.renewal.is_some() || !follows) {
+        return renew::run(journal, runs, place, programs, cli, ctx);
     }
-    moment
+    if runs { renew::start(journal, place, programs, ctx) } else { Ok(()) }
 }
 
-fn discarded_line(path: &Path) -> String {
-    format!("what the recovery made is in {}; remove it when you like", path.display())
-}
-
-fn report(journal: &Journal, pgdata: &str, discarded: &[PathBuf], ctx: &Context) -> anyhow::Result<Outcome> {
-    if ctx.output.is_json() {
-        ctx.output.json(&serde_json::json!({
-            "pgdata": pgdata, "stage": journal.stage, "discarded": discarded, "abandoned_timeline": journal.new_timeline,
-        }))?;
+/// Where the timeline is in the repository, marks it there, so that no later recovery follows it; whether it is. One that
+/// is not there is nobody's: the next recovery takes the same number.
+fn mark_abandoned(timeline: TimelineId, journal: &Journal, ctx: &Context) -> anyhow::Result<bool> {
+    let repository = facts::open_repository(ctx)?;
+    let system = journal.plan.wal.system_identifier;
+    let size = u32::try_from(journal.plan.segment_bytes).ok().and_then(SegmentSize::new);
+    let known = inventory::read(&repository, system, size.context("read the plan's segment size")?)?;
+    if !known.timelines().contains(&timeline) {
+        return Ok(false);
     }
-    Ok(Outcome::Done)
+    let key = repository.layout().abandoned(system, timeline)?;
+    let record = AbandonedRecord { timeline, at: ctx.clock.now() };
+    repository.create_record(&key, &record)?;
+    Ok(true)
 }
 
 /// Once the recovered server was started, users may have written to it: that goes too.
 fn confirm(journal: &Journal, args: &RollbackArgs, ctx: &Context) -> anyhow::Result<()> {
-    if args.yes || journal.stage < Stage::Started {
+    if args.yes || journal.stage < Stage::Started || journal.returned {
         return Ok(());
     }
     let loss = format!(
-        "the server was started on the recovered data of {}: whatever was written since goes with a rollback",
-        journal.plan.pgdata.display()
+        "the server was started on the recovered data of {}: whatever was written since goes with a rollback{}",
+        journal.plan.pgdata.display(),
+        journal.new_timeline.map_or_else(String::new, |timeline| format!(", all of timeline {timeline}"))
     );
-    if ask::yes(&format!("{loss}. Roll back?"), ctx)? {
+    if ask::yes(&format!("{loss}. It is set aside, not removed. Roll back?"), ctx)? {
         return Ok(());
     }
-    Err(Advice::refused(loss).hint("add --yes if that is what you want").into())
-}
-
-/// Undoes one change if it was made; answers the directory that was set aside for it.
-fn undo(change: &Change, all: &[Change], now: DateTime<Utc>) -> anyhow::Result<Option<PathBuf>> {
-    match change {
-        Change::Made { path } => {
-            // Where something was moved away, that change's undoing sees to what came in its place.
-            let replaced = all.iter().any(|other| matches!(other, Change::Moved { from, .. } if from == path));
-            if replaced || !path.exists() {
-                return Ok(None);
-            }
-            lead_aside(path, all, now)?;
-            discard(path, now).map(Some)
-        }
-        Change::Relinked { link, before, .. } => {
-            if link.symlink_metadata().is_ok() {
-                preserve::relink(link, before)?;
-            }
-            Ok(None)
-        }
-        Change::Moved { from, to } => {
-            if !to.exists() {
-                return Ok(None);
-            }
-            let discarded = if from.exists() {
-                lead_aside(from, all, now)?;
-                Some(discard(from, now)?)
-            } else {
-                None
-            };
-            durable::rename_exclusive(to, from)
-                .with_context(|| format!("rename {} back to {}", to.display(), from.display()))?;
-            remove_emptied(to);
-            Ok(discarded)
-        }
-    }
-}
-
-/// Leads the links of a data directory that the recovery made to where their targets will be set aside. Left as they
-/// are, they would lead a server that somebody starts on it into the files of the cluster that is put back.
-fn lead_aside(pgdata: &Path, all: &[Change], now: DateTime<Utc>) -> anyhow::Result<()> {
-    let links = match std::fs::read_dir(pgdata.join("pg_tblspc")) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        entries => entries
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .with_context(|| format!("read {}/pg_tblspc", pgdata.display()))?,
-    };
-    for link in links.into_iter().chain([pgdata.join("pg_wal")]) {
-        let Ok(target) = std::fs::read_link(&link) else { continue };
-        let outside = all.iter().find_map(|change| match change {
-            Change::Made { path } | Change::Moved { from: path, .. }
-                if *path == target || (is_version(path) && path.parent() == Some(&target)) =>
-            {
-                Some(path)
-            }
-            _ => None,
-        });
-        if let Some(path) = outside {
-            let to = discarded_place(path, now);
-            let to = if is_version(path) { to.parent().map(Path::to_path_buf).unwrap_or(to) } else { to };
-            preserve::relink(&link, &to)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the folder that a tablespace's files were kept in, once it is empty.
-fn remove_emptied(kept: &Path) {
-    if let Some(folder) = kept.parent().filter(|_| is_version(kept)) {
-        // One that holds anything else stays; it harms nobody.
-        drop(std::fs::remove_dir(folder));
-    }
-}
-
-/// Whether this is PostgreSQL's own folder in a tablespace.
-fn is_version(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("PG_"))
-}
-
-/// Where a directory that the recovery made is set aside to. A version's folder must not lie in the tablespace under
-/// another name: PostgreSQL's tools would trip over it.
-fn discarded_place(path: &Path, now: DateTime<Utc>) -> PathBuf {
-    match path.parent() {
-        Some(location) if is_version(path) => {
-            location.join(format!("holdfast-undone-{}", stamp(now))).join(path.file_name().unwrap_or_default())
-        }
-        _ => aside(path, "undone", now),
-    }
-}
-
-/// Sets a directory that the recovery made aside.
-fn discard(path: &Path, now: DateTime<Utc>) -> anyhow::Result<PathBuf> {
-    let to = discarded_place(path, now);
-    if let Some(folder) = to.parent() {
-        durable::create_dir_all(folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
-    }
-    durable::rename_exclusive(path, &to).with_context(|| format!("rename {} to {}", path.display(), to.display()))?;
-    Ok(to)
+    Err(Advice::refused(loss).hint("add --yes if that is what you want; it is set aside, not removed").into())
 }
 
 /// The timeline that the recovered server went on to, as its own files tell.
@@ -252,9 +159,7 @@ fn abandoned_timeline(journal: &Journal, place: &Place) -> anyhow::Result<Option
     if journal.new_timeline.is_some() || journal.stage < Stage::Started || journal.is_copy() {
         return Ok(journal.new_timeline.filter(|_| !journal.is_copy()));
     }
-    let preserved =
-        |change: &Change| matches!(change, Change::Moved { from, to } if *from == place.pgdata && to.exists());
-    if journal.plan.replaces && !journal.changes.iter().any(preserved) {
+    if journal.plan.replaces && !journal.preserved().is_some_and(Path::exists) {
         // The old cluster is back already: nothing of the recovered one is there to be read.
         return Ok(None);
     }
@@ -277,82 +182,38 @@ fn abandoned_timeline(journal: &Journal, place: &Place) -> anyhow::Result<Option
     Ok(newest.filter(|timeline| *timeline > journal.plan.timeline))
 }
 
-/// Marks the timeline in the repository, so that no later recovery follows it.
-fn mark_abandoned(timeline: TimelineId, journal: &Journal, ctx: &Context) -> anyhow::Result<()> {
-    let mark = || {
-        let repository = facts::open_repository(ctx)?;
-        let key = repository.layout().abandoned(journal.plan.wal.system_identifier, timeline)?;
-        let record = AbandonedRecord { timeline, at: ctx.clock.now() };
-        repository.create_record(&key, &record).map(drop)
-    };
-    mark().with_context(|| {
-        Advice::new(ExitClass::PartDone, format!("mark timeline {timeline} as given up in the repository"))
-            .hint("the data is put back already; call recover rollback again once the repository can be written")
-    })
+fn discarded_line(path: &Path) -> String {
+    format!("what the recovery made is in {}; recover cleanup removes it", path.display())
 }
 
-fn start(journal: &Journal, place: &Place, programs: &Programs, ctx: &Context) -> anyhow::Result<()> {
-    if server::running(&place.pgdata)?.is_some() {
-        return Ok(());
+fn lines(journal: &Journal, runs: bool) -> Vec<String> {
+    let pgdata = journal.plan.pgdata.display();
+    let mut lines = vec![if journal.plan.replaces {
+        format!("the cluster in {pgdata} is as it was")
+    } else {
+        format!("{pgdata} is free again")
+    }];
+    lines.extend(undo::set_aside(journal).iter().map(|path| discarded_line(path)));
+    if let Some((renewal, to)) = journal.renewal.as_ref().and_then(|renewal| Some((renewal, renewal.to?))) {
+        lines.push(format!(
+            "it went on from timeline {} to timeline {to}, so that nothing follows the recovery's own, which was archived",
+            renewal.from
+        ));
+        lines.push("take a new base backup soon; standbys that followed the recovery must be made anew".to_owned());
     }
-    let options =
-        StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log: place.start_log() };
-    server::start(programs, &place.pgdata, &options, &ctx.cancel)
+    if runs {
+        lines.push(if journal.renewal.is_some() { "its server runs" } else { "its server is starting" }.to_owned());
+    }
+    lines
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    /// Where the link leads.
-    fn leads(link: &Path) -> PathBuf {
-        std::fs::read_link(link).unwrap()
+fn report(journal: &Journal, pgdata: &str, ctx: &Context) -> anyhow::Result<Outcome> {
+    if ctx.output.is_json() {
+        ctx.output.json(&serde_json::json!({
+            "pgdata": pgdata, "stage": journal.stage, "discarded": undo::set_aside(journal),
+            "abandoned_timeline": journal.new_timeline,
+            "timeline": journal.renewal.as_ref().and_then(|renewal| renewal.to),
+        }))?;
     }
-
-    #[test]
-    fn what_is_undone_twice_in_a_second_has_two_places() {
-        let dir = tempfile::tempdir().unwrap();
-        let made = dir.path().join("data");
-        let changes = [Change::Made { path: made.clone() }];
-        let now = DateTime::UNIX_EPOCH;
-        assert_eq!(free_moment(&changes, now), now);
-        std::fs::create_dir(aside(&made, "undone", now)).unwrap();
-        assert_eq!(free_moment(&changes, now), now + TimeDelta::seconds(1));
-    }
-
-    #[test]
-    fn neither_cluster_leads_into_the_other_after_a_rollback() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        let (data, before, space) = (root.join("data"), root.join("data.before-x"), root.join("ts"));
-        let (version, kept) = (space.join("PG_15_1"), space.join("holdfast-before-x"));
-        for made in
-            [&data.join("pg_tblspc"), &before.join("pg_tblspc"), &version.join("new"), &kept.join("PG_15_1/old")]
-        {
-            std::fs::create_dir_all(made).unwrap();
-        }
-        symlink(&space, data.join("pg_tblspc/16384")).unwrap();
-        symlink(&kept, before.join("pg_tblspc/16384")).unwrap();
-        let link = before.join("pg_tblspc/16384");
-        let changes = [
-            Change::Moved { from: version.clone(), to: kept.join("PG_15_1") },
-            Change::Moved { from: data.clone(), to: before },
-            Change::Relinked { link, before: space.clone(), meanwhile: kept.clone() },
-            Change::Made { path: data.clone() },
-            Change::Made { path: version.clone() },
-        ];
-        let now = DateTime::UNIX_EPOCH;
-        // A second time changes nothing.
-        for _ in 0..2 {
-            for change in changes.iter().rev() {
-                undo(change, &changes, now).unwrap();
-            }
-            let undone = aside(&data, "undone", now);
-            assert!(version.join("old").exists());
-            assert_eq!(leads(&data.join("pg_tblspc/16384")), space);
-            assert!(leads(&undone.join("pg_tblspc/16384")).join("PG_15_1/new").exists());
-            assert!(!kept.exists());
-        }
-    }
+    Ok(Outcome::Done)
 }

@@ -2,21 +2,27 @@
 
 use anyhow::Context as _;
 use common::app::{Context, Outcome, hint_of};
+use common::repo::records::BackupRecord;
 use common::report::{Advice, Interrupted};
 use common::restore::target::Target;
+use common::server;
 
 use crate::ask;
 use crate::cli::{Cli, RunArgs};
-use crate::facts::{self, Facts};
+use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
-use crate::plan::{self, Decision, Plan};
+use crate::plan::{self, Plan};
 use crate::report::{self, Reporter};
+use crate::resume;
 use crate::rollback;
 use crate::steps::{self, Site};
 
 /// Carries out `recover run`.
 pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    if args.resume {
+        return resume::run(cli, ctx);
+    }
     let place = Place::of(ctx)?;
     let undone = if args.dry_run { None } else { rollback::clear_the_way(&place, ctx)? };
     let before = Journal::refuse_unfinished(&place)?;
@@ -46,7 +52,9 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
         return Err(Advice::refused(message).hint("look at what it left, and run recover again").into());
     }
     let was_running = undone.is_some_and(|journal| journal.was_running);
-    let journal = act(&facts, &decision, was_running, &site, &mut reporter);
+    let explain = |err| steps::start::with_reachable(err, &facts, &decision, &site);
+    let journal = steps::begin(&facts, &decision, was_running, &site)
+        .and_then(|journal| act(&decision.backup, journal, &site, &mut reporter, explain));
     conclude(journal, reporter, &site, ctx)
 }
 
@@ -75,34 +83,51 @@ fn confirm(plan: &Plan, args: &RunArgs, ctx: &Context) -> anyhow::Result<()> {
         .into())
 }
 
-/// The steps after the check. The journal says how far they got, also when one fails.
-///
-/// `was_running`: an earlier attempt has stopped the old server already.
-fn act(
-    facts: &Facts,
-    decision: &Decision,
-    was_running: bool,
+/// The steps after the one that the journal has reached. It says how far they got, also when one fails. `explain` adds to
+/// the failure of a replay what is known of it.
+pub(crate) fn act(
+    backup: &BackupRecord,
+    mut journal: Journal,
     site: &Site<'_>,
     reporter: &mut Reporter<'_>,
+    explain: impl FnOnce(anyhow::Error) -> anyhow::Error,
 ) -> anyhow::Result<Journal> {
-    let mut journal = steps::begin(facts, decision, was_running, site)?;
-    reporter.done(steps::stop::run(&mut journal, site)?)?;
-    reporter.done(steps::preserve::run(facts, &mut journal, site)?)?;
-    reporter.done(steps::extract::run(&decision.backup, &mut journal, site)?)?;
-    reporter.done(steps::configure::run(decision, &mut journal, site)?)?;
-    reporter.done(steps::place::run(facts, &mut journal, site)?)?;
-    if !decision.plan.starts {
+    if journal.stage < Stage::Preserved {
+        // Also where it was stopped before: a reboot may have started it.
+        reporter.done(steps::stop::run(&mut journal, site)?)?;
+        reporter.done(steps::preserve::run(backup, &mut journal, site)?)?;
+    }
+    if journal.stage < Stage::Extracted {
+        reporter.done(steps::extract::run(backup, &mut journal, site)?)?;
+    }
+    if journal.stage < Stage::Configured {
+        reporter.done(steps::configure::run(&mut journal, site)?)?;
+    }
+    if journal.stage < Stage::Placed {
+        reporter.done(steps::place::run(backup, &mut journal, site)?)?;
+    }
+    if !journal.plan.starts {
         return Ok(journal);
     }
-    let arrival = steps::start::run(&mut journal, site)
-        .map_err(|err| steps::start::with_reachable(err, facts, decision, site))?;
+    let arrival = if server::running(&journal.plan.pgdata)?.is_some() {
+        journal.reach(Stage::Started, &site.place)?;
+        steps::start::follow(&journal.plan, site)
+    } else {
+        steps::start::run(&mut journal, site)
+    };
+    let arrival = arrival.map_err(explain)?;
     reporter.done(arrival.describe())?;
+    journal.set_out(Stage::Done, &site.place)?;
     reporter.done(steps::verify::run(&arrival, &mut journal, site)?)?;
+    if !journal.is_over() {
+        // It waits at its target, and `recover finish` does the rest.
+        journal.reach(journal.stage, &site.place)?;
+    }
     Ok(journal)
 }
 
 /// Says how it ended and what comes next.
-fn conclude(
+pub(crate) fn conclude(
     journal: anyhow::Result<Journal>,
     reporter: Reporter<'_>,
     site: &Site<'_>,
@@ -132,13 +157,12 @@ fn conclude(
 
 /// An error that happened after something was changed carries the way back.
 fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
-    let Some(journal) = Journal::read(&site.place).ok().flatten().filter(|journal| journal.stage > Stage::Checked)
-    else {
+    let Some(journal) = Journal::read(&site.place).ok().flatten().filter(Journal::is_touched) else {
         return err;
     };
     let pgdata = site.place.pgdata.display();
     let way_on = if journal.is_cut_short() {
-        "the same command again begins anew, ".to_owned()
+        format!("recover run --resume -D {pgdata} goes on, the same command again begins anew, ")
     } else if journal.stage == Stage::Started && err.downcast_ref::<Interrupted>().is_some() {
         format!("the server goes on: recover finish -D {pgdata} ends the recovery once it takes writes, ")
     } else {

@@ -23,6 +23,7 @@ use crate::repo::layout::backup_object;
 use crate::repo::part::skip;
 use crate::repo::records::BackupRecord;
 use crate::report::{Advice, Cancel, Progress};
+use crate::restore::own::is_no_server_file;
 use crate::sys::durable::{self, TemporaryFile};
 use crate::sys::faults;
 use crate::sys::writeback::Writeback;
@@ -33,7 +34,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Where a backup is unpacked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// The data directory; must be absent or empty.
+    /// The data directory; must be absent or empty, but for what is no server's.
     pub pgdata: PathBuf,
     /// Where `pg_wal` shall lie when it is a link; inside the data directory otherwise.
     pub pg_wal: Option<PathBuf>,
@@ -102,7 +103,7 @@ pub fn extract(
     );
     manifest(repository, backup, &destination.pgdata)?;
     for root in destination.roots() {
-        crate::sys::tree::sync(root).with_context(|| format!("sync {}", root.display()))?;
+        crate::sys::tree::sync(root, is_no_server_file).with_context(|| format!("sync {}", root.display()))?;
     }
     Ok(extracted)
 }

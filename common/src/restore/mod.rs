@@ -4,6 +4,7 @@ pub mod choose;
 pub mod demands;
 pub mod extract;
 pub mod follow;
+pub mod own;
 pub mod pick;
 pub mod salvage;
 pub mod settings;

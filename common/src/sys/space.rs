@@ -62,6 +62,13 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(mount_points(&table).any(|mounted| mounted == path))
 }
 
+/// What is mounted below `path`, at any depth.
+pub fn mount_points_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let path = path.canonicalize()?;
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    Ok(mount_points(&table).filter(|mounted| mounted.starts_with(&path) && *mounted != path).collect())
+}
+
 /// Where the file system is mounted that `path` lies on, or would lie on: it need not be there yet.
 pub fn mount_point_of(path: &Path) -> io::Result<PathBuf> {
     let (existing, _) = nearest_existing(path)?;
@@ -123,6 +130,8 @@ mod tests {
         assert!(is_mount_point(Path::new("/proc")).unwrap());
         assert!(!is_mount_point(dir.path()).unwrap());
         assert!(is_mount_point(&dir.path().join("missing")).is_err());
+        assert!(mount_points_below(Path::new("/")).unwrap().contains(&"/proc".into()));
+        assert!(mount_points_below(dir.path()).unwrap().is_empty());
         assert_eq!(mount_point_of(Path::new("/proc/self/missing/x")).unwrap(), Path::new("/proc"));
         let around = mount_point_of(&dir.path().join("missing")).unwrap();
         assert!(is_mount_point(&around).unwrap() && dir.path().canonicalize().unwrap().starts_with(around));

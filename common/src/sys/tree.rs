@@ -1,5 +1,6 @@
 //! Whole directory trees.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -7,21 +8,25 @@ use std::path::Path;
 use super::durable::sync_dir;
 use super::faults;
 
-/// Makes every file and directory of a tree durable. Symbolic links are not followed.
+/// Makes every file and directory of a tree durable, but for what `leave_out` says of the names at its top. Symbolic
+/// links are not followed.
 ///
 /// The file system writes everything out at once first; syncing each file after that costs little and brings up every
 /// write error.
-pub fn sync(root: &Path) -> io::Result<()> {
+pub fn sync(root: &Path, leave_out: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     faults::call("sync all of", root, || Ok(nix::unistd::syncfs(&File::open(root)?)?))?;
-    sync_each(root)
+    sync_each(root, &leave_out)
 }
 
-fn sync_each(directory: &Path) -> io::Result<()> {
+fn sync_each(directory: &Path, leave_out: &dyn Fn(&OsStr) -> bool) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
+        if leave_out(&entry.file_name()) {
+            continue;
+        }
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            sync_each(&entry.path())?;
+            sync_each(&entry.path(), &|_| false)?;
         } else if kind.is_file() {
             super::durable::sync_file(&entry.path())?;
         }
@@ -60,8 +65,8 @@ mod tests {
         std::fs::create_dir(dir.path().join("a")).unwrap();
         File::create(dir.path().join("a/b")).unwrap().set_len(1000).unwrap();
         std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
-        sync(dir.path()).unwrap();
+        sync(dir.path(), |_| false).unwrap();
         assert_eq!(size(dir.path()).unwrap(), 1000);
-        assert!(sync(&dir.path().join("missing")).is_err());
+        assert!(sync(&dir.path().join("missing"), |_| false).is_err());
     }
 }

@@ -19,7 +19,7 @@ use common::units::ByteCount;
 use super::{Site, target};
 use crate::cli::{Cli, Role};
 use crate::facts::{Facts, OldCluster};
-use crate::place::Place;
+use crate::place::{Place, is_mount_point};
 use crate::plan::Decision;
 
 /// Between two looks at the repository.
@@ -91,11 +91,10 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     objects_are_there(decision, site)?;
     let found = target::locate(facts, decision, site)?;
     if plan.replaces {
-        let parent = plan.pgdata.parent().unwrap_or(Path::new("/"));
-        writable(parent, RENAMED_WITHIN)?;
+        can_be_set_aside(&plan.pgdata)?;
     }
     if let Some(pg_wal) = plan.pg_wal.as_deref().filter(|pg_wal| pg_wal.exists()) {
-        pg_wal_can_be_renamed(pg_wal)?;
+        can_be_set_aside(pg_wal)?;
     }
     if plan.starts {
         refuse_path(&plan.pgdata)?;
@@ -204,14 +203,10 @@ fn tablespace_places_are_free(decision: &Decision, old: Option<&OldCluster>) -> 
     Ok(())
 }
 
-/// What is set aside outside the data directory must be such that it can be renamed.
-fn pg_wal_can_be_renamed(pg_wal: &Path) -> anyhow::Result<()> {
-    if space::is_mount_point(pg_wal).with_context(|| format!("look into {}", pg_wal.display()))? {
-        return Err(Advice::refused(format!("{} is a mount point: it cannot be set aside", pg_wal.display()))
-            .hint("recover to a directory of its own with --as production -D DIR on a file system with room")
-            .into());
-    }
-    writable(pg_wal.parent().unwrap_or(Path::new("/")), RENAMED_WITHIN)
+/// A directory is renamed within the one that it lies in; a mount point is emptied into a folder of its own.
+fn can_be_set_aside(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().filter(|_| !is_mount_point(path));
+    writable(parent.unwrap_or(path), RENAMED_WITHIN)
 }
 
 /// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use common::app::Context;
 use common::archive::identity::read_control;
 use common::pg::control::ControlFile;
 use common::report::Advice;
@@ -17,26 +18,32 @@ use common::sys::durable;
 use super::Site;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
-use crate::plan::{Decision, Plan};
+use crate::plan::Plan;
 use crate::verbatim::Verbatim;
 
-const AUTO_CONF: &str = "postgresql.auto.conf";
+pub(crate) const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// Writes the settings.
-pub(crate) fn run(decision: &Decision, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
-    let plan = &decision.plan;
+pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    let is_settled = journal.is_repeated(Stage::Configured) && !journal.final_auto_conf.0.is_empty();
+    journal.set_out(Stage::Configured, &site.place)?;
+    let plan = &journal.plan.clone();
     let pgdata = &site.place.pgdata;
     for signal in [STANDBY_SIGNAL, RECOVERY_SIGNAL] {
         remove_if_there(&pgdata.join(signal))?;
     }
     let control = journal.plan.demands.raise(&read_control(pgdata)?);
     journal.plan.demands = Demands::of_control(&control);
-    let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
-    journal.final_auto_conf = Verbatim(match plan.port {
-        Some(port) => copy_settings(&original, &control, port, plan, &site.place)?,
-        None => original,
-    });
-    journal.write(&site.place)?;
+    // Once the journal has it, the file may hold the settings of the recovery.
+    if !is_settled {
+        let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
+        journal.final_auto_conf = Verbatim(match plan.port {
+            Some(port) => copy_settings(&original, &control, port, plan, &site.place)?,
+            None if original.is_empty() => b"\n".to_vec(),
+            None => original,
+        });
+        journal.write(&site.place)?;
+    }
     for_the_recovery(journal, site)?;
     write(&pgdata.join(RECOVERY_SIGNAL), b"")?;
     journal.reach(Stage::Configured, &site.place)?;
@@ -52,7 +59,7 @@ pub(crate) fn for_the_recovery(journal: &Journal, site: &Site<'_>) -> anyhow::Re
     let path = site.place.pgdata.join(AUTO_CONF);
     write(&path, &journal.final_auto_conf.0)?;
     let replay = Replay {
-        restore_command: restore_command(site)?,
+        restore_command: restore_command(Some(&site.place.wal_plan()), site.ctx)?,
         target: plan.target.clone(),
         exclusive: plan.exclusive,
         timeline: plan.timeline,
@@ -129,23 +136,27 @@ pub(crate) fn finish(journal: &Journal, site: &Site<'_>) -> anyhow::Result<()> {
     write(&site.place.pgdata.join(AUTO_CONF), &journal.final_auto_conf.0)
 }
 
-/// The command by which the recovering server fetches WAL: the restore-wal beside this program, or in `PATH`.
-pub(crate) fn restore_command(site: &Site<'_>) -> anyhow::Result<String> {
-    let settings = &site.ctx.settings;
-    let mut words = vec!["--plan".to_owned(), site.place.wal_plan().display().to_string()];
+/// The command by which the recovering server fetches WAL: the restore-wal beside this program, or in `PATH`. `plan`: what
+/// it must be able to fetch.
+pub(crate) fn restore_command(plan: Option<&Path>, ctx: &Context) -> anyhow::Result<String> {
+    let settings = &ctx.settings;
+    let mut words = Vec::new();
+    if let Some(plan) = plan {
+        words.extend(["--plan".to_owned(), plan.display().to_string()]);
+    }
     if let Some(file) = &settings.config_file {
-        words.extend(["--config".to_owned(), site.ctx.environment.absolute(file).display().to_string()]);
+        words.extend(["--config".to_owned(), ctx.environment.absolute(file).display().to_string()]);
     }
     for repository in &settings.repositories {
         words.extend(["--repo".to_owned(), repository.url.value.clone()]);
     }
     words.extend(["--cluster".to_owned(), settings.cluster.value.to_string()]);
-    Ok(settings::restore_command(&restore_wal(site)?, &words))
+    Ok(settings::restore_command(&restore_wal(ctx)?, &words))
 }
 
-fn restore_wal(site: &Site<'_>) -> anyhow::Result<PathBuf> {
+fn restore_wal(ctx: &Context) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name("restore-wal"));
-    let path = site.ctx.environment.get("PATH").unwrap_or_default();
+    let path = ctx.environment.get("PATH").unwrap_or_default();
     let mut candidates = beside.into_iter().chain(std::env::split_paths(path).map(|folder| folder.join("restore-wal")));
     candidates.find(|candidate| candidate.is_file()).ok_or_else(|| {
         Advice::failed("the program restore-wal is not found")
@@ -154,7 +165,7 @@ fn restore_wal(site: &Site<'_>) -> anyhow::Result<PathBuf> {
     })
 }
 
-fn read_if_there(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn read_if_there(path: &Path) -> anyhow::Result<Vec<u8>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(bytes),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -171,6 +182,6 @@ fn remove_if_there(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     durable::replace(path, bytes, 0o600).with_context(|| format!("write {}", path.display()))
 }

@@ -5,14 +5,19 @@ use common::restore::extract::{Destination, Means, extract};
 use common::units::ByteCount;
 
 use super::Site;
+use crate::aside;
 use crate::cli::Command;
-use crate::journal::{Journal, Stage};
+use crate::journal::{Change, Journal, Stage};
 
 /// The most parts that are unpacked at once when nobody says.
 const JOBS_MAX: usize = 4;
 
 /// Unpacks the backup.
 pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    if journal.is_repeated(Stage::Extracted) {
+        clear(journal)?;
+    }
+    journal.set_out(Stage::Extracted, &site.place)?;
     let destination = Destination {
         pgdata: site.place.pgdata.clone(),
         pg_wal: journal.plan.pg_wal.clone(),
@@ -22,6 +27,16 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
     let extracted = extract(&site.repository, backup, &destination, means)?;
     journal.reach(Stage::Extracted, &site.place)?;
     Ok(format!("{} files, {}, every one checked and synced", extracted.files, ByteCount(extracted.bytes)))
+}
+
+/// Removes what an extraction that was cut short has made: no server has run on it, and the old cluster is aside.
+fn clear(journal: &Journal) -> anyhow::Result<()> {
+    for change in &journal.changes {
+        if let Change::Made { path } = change {
+            aside::empty(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn jobs(site: &Site<'_>) -> usize {

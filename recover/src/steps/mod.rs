@@ -10,7 +10,7 @@ pub(crate) mod stop;
 pub(crate) mod target;
 pub(crate) mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::app::Context;
 use common::archive::Repository;
@@ -19,7 +19,7 @@ use common::server::{Programs, Search};
 
 use crate::cli::Cli;
 use crate::facts::Facts;
-use crate::journal::{Change, Journal, Stage};
+use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::plan::Decision;
 use crate::verbatim::Verbatim;
@@ -68,12 +68,18 @@ pub(crate) fn begin(facts: &Facts, decision: &Decision, was_running: bool, site:
     let journal = Journal {
         began: decision.plan.decided,
         stage: Stage::Checked,
+        toward: None,
         plan: decision.plan.clone(),
         was_running: was_running || facts.directory.cluster().is_some_and(|cluster| cluster.server.is_some()),
         changes: Vec::new(),
         final_auto_conf: Verbatim::default(),
         new_timeline: None,
         notes: Vec::new(),
+        origin_wal: facts.origin.as_ref().map(|origin| origin.pgdata.join("pg_wal")),
+        undoing: None,
+        returned: false,
+        renewal: None,
+        cleaned: None,
     };
     journal.write(&site.place)?;
     Ok(journal)
@@ -90,10 +96,7 @@ pub(crate) struct Ending {
 /// What there is to say at the end.
 pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
     let pgdata = site.place.pgdata.display();
-    let preserved = journal.changes.iter().find_map(|change| match change {
-        Change::Moved { from, to } if *from == site.place.pgdata => Some(to.clone()),
-        _ => None,
-    });
+    let preserved = journal.preserved().map(Path::to_path_buf);
     let mut lines = journal.notes.clone();
     match (journal.stage, journal.plan.action) {
         (Stage::Done, _) => {}

@@ -1,23 +1,29 @@
 //! Step 6: WAL that is in no repository, from the cluster's own `pg_wal`.
 
-use std::path::PathBuf;
-
 use common::archive::{Identity, inventory};
 use common::pg::ArchiveName;
+use common::repo::records::BackupRecord;
 use common::restore::salvage;
 
 use super::Site;
-use crate::facts::Facts;
-use crate::journal::{Change, Journal, Stage};
+use crate::journal::{Journal, Stage};
 
 /// Copies what the archive lacks. Looked up anew: the old server wrote on until it stopped, and archived on.
-pub(crate) fn run(facts: &Facts, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
-    let copied = match &facts.origin {
+pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    journal.set_out(Stage::Placed, &site.place)?;
+    let source = &backup.source;
+    let copied = match &journal.origin_wal {
         Some(origin) => {
-            let from = preserved_wal(journal, site).unwrap_or_else(|| origin.pgdata.join("pg_wal"));
-            let archive = inventory::read(&site.repository, facts.system, origin.control.segment_size)?;
-            let missing = salvage::survey(&from, &Identity::of(&origin.control))?.missing_from(&archive);
-            salvage::copy(&missing, &from, &site.place.pgdata.join("pg_wal"))?;
+            let preserved = journal.preserved().map(|preserved| preserved.join("pg_wal"));
+            let from = preserved.as_ref().unwrap_or(origin);
+            let identity = Identity {
+                system_identifier: source.system_identifier,
+                segment_size: source.segment_size,
+                major: Some(journal.plan.major),
+            };
+            let archive = inventory::read(&site.repository, source.system_identifier, source.segment_size)?;
+            let missing = salvage::survey(from, &identity)?.missing_from(&archive);
+            salvage::copy(&missing, from, &site.place.pgdata.join("pg_wal"))?;
             missing
         }
         None => Vec::new(),
@@ -28,13 +34,5 @@ pub(crate) fn run(facts: &Facts, journal: &mut Journal, site: &Site<'_>) -> anyh
         0 => "the archive has all WAL".to_owned(),
         1 => format!("{} from the cluster's own pg_wal", journal.plan.salvage.join(", ")),
         count => format!("{count} WAL files from the cluster's own pg_wal"),
-    })
-}
-
-/// The `pg_wal` of the preserved cluster.
-fn preserved_wal(journal: &Journal, site: &Site<'_>) -> Option<PathBuf> {
-    journal.changes.iter().find_map(|change| match change {
-        Change::Moved { from, to } if *from == site.place.pgdata => Some(to.join("pg_wal")),
-        _ => None,
     })
 }

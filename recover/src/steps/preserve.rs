@@ -1,111 +1,163 @@
 //! Step 3: the old cluster is set aside, whole and startable.
 //!
-//! Renaming the data directory alone would leave the links of the preserved cluster leading into what the new one
-//! writes. So every directory outside moves too, and the preserved links are led after it.
+//! Moving the data directory alone would leave the links of the preserved cluster leading into what the new one writes.
+//! So every directory outside moves too, and the preserved links are led after it: the union of what the old cluster's
+//! own links say, read once its server is down, and of what the backup wants.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use common::pg::exclusions::tablespace_version_directory;
-use common::sys::durable;
+use common::repo::records::BackupRecord;
+use common::report::Advice;
 
 use super::Site;
-use crate::facts::{Facts, OldCluster};
-use crate::journal::{Change, Journal, Stage, aside, stamp};
+use crate::aside::{self, Word, is_there, move_contents, partial, relink, within};
+use crate::facts::{self, Directory, OldCluster};
+use crate::journal::{Change, Journal, Stage};
+use crate::place::is_mount_point;
 use crate::plan::Plan;
 
-/// Lists every change in the journal, then makes them.
-pub(crate) fn run(facts: &Facts, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
-    let catalog = facts
-        .backups
-        .iter()
-        .find(|backup| backup.id == journal.plan.backup)
-        .map_or(0, |backup| backup.source.catalog_version);
-    journal.changes = changes(facts.directory.cluster(), &journal.plan, catalog);
-    journal.write(&site.place)?;
+/// Lists every change in the journal, then makes them; where they are listed already, makes the rest of them.
+pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    journal.set_out(Stage::Preserved, &site.place)?;
+    if journal.changes.is_empty() {
+        let directory = facts::look_at(&site.place.pgdata)?;
+        if matches!(directory, Directory::Foreign) || directory.cluster().is_some() != journal.plan.replaces {
+            let message = format!("what lies in {} is not what it was before", site.place.pgdata.display());
+            return Err(Advice::refused(message).hint("look at it, and run recover again").into());
+        }
+        journal.changes = changes(directory.cluster(), &journal.plan, backup.source.catalog_version);
+        journal.write(&site.place)?;
+    }
     for change in &journal.changes {
         make(change)?;
     }
     journal.reach(Stage::Preserved, &site.place)?;
-    let moved = journal.changes.iter().find_map(|change| match change {
-        Change::Moved { from, to } if *from == site.place.pgdata => Some(to),
-        _ => None,
-    });
-    Ok(moved.map_or_else(|| "nothing was there".to_owned(), |to| format!("the old cluster is in {}", to.display())))
+    let preserved = journal.preserved();
+    Ok(preserved.map_or_else(|| "nothing was there".to_owned(), |to| format!("the old cluster is in {}", to.display())))
 }
 
 /// What must be done so that the recovered cluster finds its places free.
 fn changes(old: Option<&OldCluster>, plan: &Plan, catalog_version: u32) -> Vec<Change> {
     let mut changes = Vec::new();
-    let preserved = aside(&plan.pgdata, "before", plan.decided);
+    let (pgdata, now) = (&plan.pgdata, plan.decided);
+    let preserved = aside::place(pgdata, Word::Before, now);
     let version = tablespace_version_directory(plan.major, catalog_version);
     if let Some(old) = old {
         let mut links = Vec::new();
         for (oid, location) in &old.tablespace_links {
-            let meanwhile = location.join(format!("holdfast-before-{}", stamp(plan.decided)));
-            if move_version(&mut changes, location, &meanwhile, &version) {
-                let link = preserved.join("pg_tblspc").join(oid.to_string());
+            let link = preserved.join("pg_tblspc").join(oid.to_string());
+            if let Ok(inside) = location.strip_prefix(pgdata) {
+                // It moves with the data directory.
+                links.push(Change::Relinked { link, before: location.clone(), meanwhile: preserved.join(inside) });
+            } else if move_version(&mut changes, plan, location, &version) {
+                let meanwhile = within(location, Word::Before, now);
                 links.push(Change::Relinked { link, before: location.clone(), meanwhile });
             }
         }
         // Places that the backup wants and the old cluster does not know: left over from a dropped tablespace.
         for (_, location) in &plan.tablespaces {
             if !old.tablespace_links.iter().any(|(_, known)| known == location) {
-                let meanwhile = location.join(format!("holdfast-before-{}", stamp(plan.decided)));
-                move_version(&mut changes, location, &meanwhile, &version);
+                move_version(&mut changes, plan, location, &version);
             }
         }
-        if let Some(pg_wal) = &old.pg_wal_link {
-            let meanwhile = aside(pg_wal, "before", plan.decided);
-            changes.push(Change::Moved { from: pg_wal.clone(), to: meanwhile.clone() });
+        if let Some(pg_wal) = old.pg_wal_link.as_ref().filter(|pg_wal| pg_wal.exists()) {
+            let meanwhile = aside::place(pg_wal, Word::Before, now);
+            changes.push(set_aside(pg_wal, meanwhile.clone()));
             links.push(Change::Relinked { link: preserved.join("pg_wal"), before: pg_wal.clone(), meanwhile });
         }
-        changes.push(Change::Moved { from: plan.pgdata.clone(), to: preserved });
+        changes.push(set_aside(pgdata, preserved));
         changes.extend(links);
     }
     let made = |path: &PathBuf| Change::Made { path: path.clone() };
-    changes.push(made(&plan.pgdata));
+    changes.push(made(pgdata));
     changes.extend(plan.pg_wal.iter().map(made));
     changes.extend(plan.tablespaces.iter().map(|(_, location)| made(&location.join(&version))));
     changes
 }
 
+/// The change that frees a directory.
+fn set_aside(path: &Path, to: PathBuf) -> Change {
+    if is_mount_point(path) {
+        Change::Emptied { directory: path.to_path_buf(), into: to }
+    } else {
+        Change::Moved { from: path.to_path_buf(), to }
+    }
+}
+
 /// Plans to move the version's folder of a tablespace, when it is there.
-fn move_version(changes: &mut Vec<Change>, location: &Path, meanwhile: &Path, version: &str) -> bool {
+fn move_version(changes: &mut Vec<Change>, plan: &Plan, location: &Path, version: &str) -> bool {
     let from = location.join(version);
     if !from.exists() {
         return false;
     }
-    changes.push(Change::Moved { from, to: meanwhile.join(version) });
+    let to = aside::place(&from, Word::Before, plan.decided);
+    changes.push(Change::Moved { from, to });
     true
 }
 
-/// Makes one change.
+/// Makes one change, unless it is made.
 fn make(change: &Change) -> anyhow::Result<()> {
     match change {
-        Change::Moved { from, to } => {
-            let moving = || format!("rename {} to {}", from.display(), to.display());
-            if let Some(parent) = to.parent() {
-                durable::create_dir_all(parent, 0o700).with_context(moving)?;
-            }
-            durable::rename_exclusive(from, to).with_context(moving)
+        Change::Moved { from, to } if is_there(to) && !is_there(from) => Ok(()),
+        Change::Moved { from, to } => aside::rename(from, to),
+        Change::Emptied { into, .. } if is_there(into) => Ok(()),
+        Change::Emptied { directory, into } => {
+            let leaving = partial(into);
+            move_contents(directory, &leaving)?;
+            aside::rename(&leaving, into)
         }
         Change::Relinked { link, meanwhile, .. } => relink(link, meanwhile),
         Change::Made { .. } => Ok(()),
     }
 }
 
-/// Leads a link elsewhere, durably; never leaves it missing.
-pub(crate) fn relink(link: &Path, target: &Path) -> anyhow::Result<()> {
-    let leading = || format!("lead the link {} to {}", link.display(), target.display());
-    if std::fs::read_link(link).is_ok_and(|found| found == target) {
-        return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::tests::journal;
+    use common::restore::target::Target;
+    use common::sys::durable;
+    use std::os::unix::fs::symlink;
+
+    /// A cluster with a `pg_wal` and a tablespace outside and a tablespace inside, and a place that only the backup knows.
+    #[test]
+    fn what_is_preserved_is_whole_and_leads_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let (data, wal, space, other) = (root.join("data"), root.join("wal"), root.join("ts"), root.join("other"));
+        for made in [
+            &data.join("pg_tblspc"),
+            &data.join("in/PG_15_7/x"),
+            &wal,
+            &space.join("PG_15_7/x"),
+            &other.join("PG_15_7"),
+        ] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        durable::replace(&data.join("PG_VERSION"), b"15\n", 0o600).unwrap();
+        symlink(&wal, data.join("pg_wal")).unwrap();
+        symlink(&space, data.join("pg_tblspc/16384")).unwrap();
+        symlink(data.join("in"), data.join("pg_tblspc/16385")).unwrap();
+        let mut plan = journal(data.to_str().unwrap(), 7, Target::Latest).plan;
+        plan.tablespaces = vec![(16_384, space.clone()), (16_386, other.clone())];
+        plan.pg_wal = Some(wal.clone());
+        let found = facts::look_at(&data).unwrap();
+        let changes = changes(found.cluster(), &plan, 7);
+        // A second time changes nothing.
+        for _ in 0..2 {
+            changes.iter().try_for_each(make).unwrap();
+        }
+        let before = aside::place(&data, Word::Before, plan.decided);
+        for place in [&data, &wal, &space.join("PG_15_7"), &other.join("PG_15_7")] {
+            assert!(!is_there(place), "{}", place.display());
+        }
+        for oid in ["16384", "16385"] {
+            assert!(before.join("pg_tblspc").join(oid).join("PG_15_7/x").is_dir(), "{oid}");
+        }
+        let links: Vec<_> = ["pg_wal", "pg_tblspc/16384", "pg_tblspc/16385"]
+            .map(|link| std::fs::read_link(before.join(link)).unwrap())
+            .into();
+        assert!(links.iter().all(|target| target.is_dir() && ![&wal, &space].contains(&target)), "{links:?}");
     }
-    let fresh = crate::place::beside(link, ".holdfast-new");
-    match durable::remove_file(&fresh) {
-        Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err).with_context(leading),
-        _ => {}
-    }
-    std::os::unix::fs::symlink(target, &fresh).with_context(leading)?;
-    durable::rename(&fresh, link).with_context(leading)
 }

@@ -12,6 +12,7 @@ const FAST_STOP_WAIT: Duration = Duration::from_secs(30);
 
 /// Stops the server on the data directory, if one runs there.
 pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    journal.set_out(Stage::Stopped, &site.place)?;
     let outcome = if journal.plan.replaces {
         server::stop(&site.programs, &site.place.pgdata, StopMode::Fast, FAST_STOP_WAIT, &site.ctx.cancel)?
     } else {

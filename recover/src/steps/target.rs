@@ -205,7 +205,7 @@ mod tests {
             server: None,
             pg_wal_link: None,
             tablespace_links,
-            is_mount_point: false,
+            mounted_below: Vec::new(),
         };
         assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&old(Vec::new()))).is_err());
         let known = old(vec![(16_384, place.clone())]);
