@@ -117,7 +117,7 @@ pub(crate) struct Journal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Renewal {
     /// `postgresql.auto.conf` as it was, and will be again.
-    pub(crate) auto_conf: String,
+    pub(crate) auto_conf: Verbatim,
     /// The timeline that the old cluster was on.
     pub(crate) from: TimelineId,
     /// Whether its server was started for it, or may have been.
@@ -303,7 +303,12 @@ pub(crate) mod tests {
             origin_wal: Some(path),
             undoing: Some(time),
             returned: true,
-            renewal: Some(Renewal { auto_conf: text.to_owned(), from: timeline, launched: true, to: Some(timeline) }),
+            renewal: Some(Renewal {
+                auto_conf: Verbatim(text.as_bytes().to_vec()),
+                from: timeline,
+                launched: true,
+                to: Some(timeline),
+            }),
             cleaned: None,
         }
     }

@@ -87,6 +87,11 @@ impl Place {
         self.folder().join("wal-plan.json")
     }
 
+    /// The log of the old server's first start after a rollback.
+    pub(crate) fn rollback_log(&self) -> PathBuf {
+        self.folder().join("rollback.log")
+    }
+
     /// The log of the recovered server's first start.
     pub(crate) fn start_log(&self) -> PathBuf {
         self.folder().join("server.log")

@@ -5,15 +5,18 @@
 //! goes through a recovery of its own to the end of its own timeline, and comes out on one that is newer than all. It
 //! loses nothing: what it replays is what it wrote.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use common::app::Context;
 use common::archive::identity::read_control;
 use common::restore::follow::{Arrival, RECOVERY_SIGNAL, Recovery};
-use common::restore::settings::{self, Replay, TargetAction, appended};
+use common::restore::settings::{self, Replay, TargetAction, appended_to};
 use common::restore::target::Target;
 use common::server::backup::switch_wal;
 use common::server::{self, Programs, Session, StartOptions, StopMode};
-use common::sys::process;
+use common::sys::clock::{Deadline, poll};
+use common::sys::{durable, process};
 
 use crate::cli::Cli;
 use crate::journal::{Journal, Renewal};
@@ -21,6 +24,13 @@ use crate::place::Place;
 use crate::rollback::STOP_WAIT;
 use crate::steps::check::connection;
 use crate::steps::configure::{AUTO_CONF, read_if_there, restore_command, write};
+use crate::verbatim::Verbatim;
+
+/// How long a launched server may take to show itself.
+const LAUNCH_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+const LAUNCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Brings the cluster onto a newer timeline; its server runs afterwards if `runs`. Safe to repeat.
 pub(crate) fn run(
@@ -37,11 +47,14 @@ pub(crate) fn run(
     }
     let recovery = Recovery {
         pgdata: &place.pgdata,
-        log: &place.start_log(),
+        log: &place.rollback_log(),
         timeline: renewal.from,
         action: TargetAction::Promote,
+        standby: None,
         conninfo: &|| anyhow::bail!("it does not pause"),
         segment_bytes: journal.plan.segment_bytes,
+        from: read_control(&place.pgdata)?.redo,
+        until: None,
         progress: &*ctx.progress,
         cancel: &ctx.cancel,
     };
@@ -49,7 +62,7 @@ pub(crate) fn run(
     let Arrival::Promoted { timeline, .. } = arrival else {
         anyhow::bail!("the old cluster was to be promoted: {}", arrival.describe());
     };
-    write(&place.pgdata.join(AUTO_CONF), &renewal.auto_conf)?;
+    write(&place.pgdata.join(AUTO_CONF), &renewal.auto_conf.0)?;
     journal.renewal = Some(Renewal { to: Some(timeline), ..renewal });
     journal.write(place)?;
     if !runs {
@@ -73,7 +86,7 @@ fn prepare(journal: &mut Journal, place: &Place, programs: &Programs, ctx: &Cont
     let mut renewal = match journal.renewal.clone() {
         Some(renewal) => renewal,
         None => Renewal {
-            auto_conf: read_if_there(&auto_conf)?,
+            auto_conf: Verbatim(read_if_there(&auto_conf)?),
             from: read_control(&place.pgdata)?.checkpoint_timeline,
             launched: false,
             to: None,
@@ -91,13 +104,10 @@ fn prepare(journal: &mut Journal, place: &Place, programs: &Programs, ctx: &Cont
     let mut settings = settings::replay(&replay, journal.plan.major);
     // By number it would need the timeline's history, which a repository may lack.
     settings.push(("recovery_target_timeline", "current".to_owned()));
-    let text = appended(
-        &settings::without_targets(&renewal.auto_conf),
-        "For a newer timeline, by recover rollback:",
-        &settings,
-    );
+    let original = settings::without_targets(&renewal.auto_conf.0);
+    let text = appended_to(&original, "For a newer timeline, by recover rollback:", &settings);
     write(&auto_conf, &text)?;
-    write(&place.pgdata.join(RECOVERY_SIGNAL), "")?;
+    write(&place.pgdata.join(RECOVERY_SIGNAL), b"")?;
     renewal.launched = true;
     journal.renewal = Some(renewal.clone());
     journal.write(place)?;
@@ -123,7 +133,12 @@ pub(crate) fn start(journal: &Journal, place: &Place, programs: &Programs, ctx: 
     if server::running(&place.pgdata)?.is_some() {
         return Ok(());
     }
-    let options =
-        StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log: place.start_log() };
-    server::start(programs, &place.pgdata, &options, &ctx.cancel)
+    let log = place.rollback_log();
+    durable::replace(&log, b"", 0o600).with_context(|| format!("write {}", log.display()))?;
+    let options = StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log };
+    server::start(programs, &place.pgdata, &options, &ctx.cancel)?;
+    // A server that was killed has left its pid file, which says nothing of the new one. What does not come up is told by
+    // whoever waits for it.
+    let up = || Ok(server::running(&place.pgdata)?.map(drop));
+    poll(Deadline::after(LAUNCH_WAIT_MAX), LAUNCH_PAUSE, &ctx.cancel, up).map(drop)
 }

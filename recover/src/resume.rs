@@ -33,7 +33,7 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         site.place.pgdata.display(),
         journal.began.format("%Y-%m-%d %H:%M:%SZ")
     ))?;
-    let journal = act(&backup, journal, &site, &mut reporter);
+    let journal = act(&backup, journal, &site, &mut reporter, |err| err);
     conclude(journal, reporter, &site, ctx)
 }
 

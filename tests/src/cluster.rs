@@ -36,13 +36,14 @@ pub struct Recipe {
     checksums: bool,
     segment_mb: u32,
     settings: Vec<(String, String)>,
+    wal_dir: Option<PathBuf>,
     repo: Option<Repo>,
 }
 
 impl Recipe {
     /// A cluster with data checksums, 16 MB segments and no archive.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), checksums: true, segment_mb: 16, settings: Vec::new(), repo: None }
+        Self { name: name.to_owned(), checksums: true, segment_mb: 16, settings: Vec::new(), wal_dir: None, repo: None }
     }
 
     /// Without data checksums.
@@ -63,6 +64,13 @@ impl Recipe {
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With its `pg_wal` in this folder, which is empty, and a link to it.
+    #[must_use]
+    pub fn wal_dir(mut self, folder: &Path) -> Self {
+        self.wal_dir = Some(folder.to_owned());
         self
     }
 
@@ -88,6 +96,8 @@ impl Recipe {
             (false, 18..) => args.push("--no-data-checksums"),
             (false, _) => {}
         }
+        let wal_dir = self.wal_dir.as_ref().map(|folder| format!("--waldir={}", folder.display()));
+        args.extend(wal_dir.as_deref());
         sandbox.run_other("initdb", &args)?.success()?;
         cluster.configure(&self.lines(sandbox)?)?;
         cluster.start()?;
@@ -95,7 +105,7 @@ impl Recipe {
     }
 
     /// The settings: small and quick, no autovacuum so that nothing but the story writes, nothing on the network.
-    fn lines(&self, sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
+    pub(crate) fn lines(&self, sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
         let mut lines: Vec<(String, String)> = [
             ("listen_addresses", ""),
             ("fsync", "off"),

@@ -142,6 +142,15 @@ impl Rehearsal {
         Ok(ran)
     }
 
+    /// Runs it until it is killed before the Nth call that looks like `pattern` (`*` stands for anything); `None` when it
+    /// has not so many and ends well.
+    pub fn killed_at(&self, number: u32, pattern: &str) -> Result<Option<Ran>> {
+        let mut command = self.command()?;
+        command.env(PLAN, format!("file:kill@{number} {pattern}"));
+        let ran = process::run(&mut command, "")?;
+        if ran.signal == Some(9) { Ok(Some(ran)) } else { ran.success().map(|_| None) }
+    }
+
     fn traced(&self, fault: Option<&Fault>) -> Result<(Ran, Vec<Call>)> {
         let trace = self.sandbox.path().join("trace");
         self.sandbox.write(&trace, b"")?;

@@ -17,6 +17,7 @@
 //! | [`repository`] | a repository's objects, and damage done to them |
 //! | [`forge`] | a backup with bad contents and digests that agree with them |
 //! | [`disk`] | file systems of a story's own: small, or read-only |
+//! | [`layout`] | the places that a cluster's files lie in, on real servers |
 //! | [`power`] | a disk whose power can be cut |
 //! | [`workload`] | an application that writes while the story goes on |
 //! | [`stock`] | what PostgreSQL's own tools say of a cluster that came back |
@@ -35,6 +36,7 @@ pub mod disk;
 pub mod faults;
 pub mod forge;
 pub mod fuzzing;
+pub mod layout;
 pub mod oracle;
 pub mod postgres;
 pub mod power;

@@ -90,14 +90,38 @@ pub struct FaultPlan {
 pub struct Counter {
     calls: AtomicU64,
     plan: Option<FaultPlan>,
+    /// Which calls the plan's number counts, when not all.
+    only: Option<Only>,
     /// Where a line for each call goes, and what it begins with.
     trace: Option<(File, &'static str)>,
+}
+
+/// The calls of one sort.
+#[derive(Debug, Default)]
+struct Only {
+    /// What `WHAT NAME` of each looks like; `*` stands for anything.
+    pattern: String,
+    calls: AtomicU64,
+}
+
+impl Only {
+    /// The number of this call among its sort; none when it is of another.
+    fn number(&self, call: &str) -> Option<u64> {
+        let mut pieces = self.pattern.split('*');
+        let mut rest = call.strip_prefix(pieces.next()?)?;
+        let last = pieces.next_back();
+        for piece in pieces {
+            rest = rest.get(rest.find(piece)? + piece.len()..)?;
+        }
+        let fits = last.map_or(rest.is_empty(), |last| rest.ends_with(last));
+        fits.then(|| self.calls.fetch_add(1, Ordering::SeqCst) + 1)
+    }
 }
 
 impl Counter {
     /// Carries out the plan; without one it only counts.
     pub fn new(plan: Option<FaultPlan>) -> Self {
-        Self { calls: AtomicU64::new(0), plan, trace: None }
+        Self { calls: AtomicU64::new(0), plan, only: None, trace: None }
     }
 
     /// How many calls there were so far.
@@ -117,7 +141,11 @@ impl Counter {
         {
             std::thread::sleep(time);
         }
-        let kind = self.plan.as_ref().filter(|plan| plan.at == call).map(|plan| plan.kind.clone());
+        let number = match &self.only {
+            Some(only) => only.number(&format!("{what} {name}")),
+            None => Some(call),
+        };
+        let kind = self.plan.as_ref().filter(|plan| number == Some(plan.at)).map(|plan| plan.kind.clone());
         if let Some(FaultKind::Run(run)) = &kind {
             run();
         }
@@ -267,6 +295,18 @@ mod tests {
         let counter = Counter::new(Some(FaultPlan { at: 2, kind: FaultKind::Fail(FULL) }));
         let answers: Vec<bool> = (0..3).map(|_| counter.next("test", &"x").around_io(|| Ok(())).is_ok()).collect();
         assert_eq!((answers, counter.calls()), (vec![true, false, true], 3));
+    }
+
+    #[rstest]
+    #[case("rename to *journal.json", &[None, Some(1), None, Some(2)])]
+    #[case("rename to *", &[None, Some(1), Some(2), Some(3)])]
+    #[case("sync /a", &[Some(1), None, None, None])]
+    #[case("*b*.json*", &[None, None, Some(1), Some(2)])]
+    fn calls_of_one_sort(#[case] pattern: &str, #[case] expected: &[Option<u64>]) {
+        let only = Only { pattern: pattern.to_owned(), ..Only::default() };
+        let calls =
+            ["sync /a", "rename to /a/journal.json", "rename to /b/journal.json.2026", "rename to /b/journal.json"];
+        assert_eq!(calls.map(|call| only.number(call)), expected);
     }
 
     #[rstest]

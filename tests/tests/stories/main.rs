@@ -15,6 +15,7 @@ mod hazards;
 mod hostile;
 mod killed_tail;
 mod kit;
+mod layouts;
 mod no_lock_in;
 mod odd_clusters;
 mod onward;

@@ -44,3 +44,108 @@ fn the_preserved_cluster_comes_back() -> Result<()> {
     let copy = cluster.recover_copy("copy", &["--target-latest"])?;
     workload::same_orders(&workload::orders(&copy)?, &now).context("the latest after a rollback")
 }
+
+/// Writes that nobody wants to miss need a word; the timeline of what was undone is in the archive, and every server that
+/// follows "latest" would follow it, if the old cluster did not come back on a newer one.
+#[test]
+fn hazard_05_what_was_undone_is_followed_by_nobody() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    cluster.backup(&[])?;
+    write(&cluster, 20)?;
+    let before = workload::orders(&cluster)?;
+    cluster.recover(&["--target-immediate"])?;
+    write(&cluster, 20)?;
+    cluster.switch_wal()?;
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres"];
+    sandbox.run("recover", &args)?.expect_code(20)?.says(&["whatever was written since", "--yes"])?;
+    ensure!(cluster.is_running());
+
+    let ran = sandbox.run("recover", &[&args[..], &["--yes"]].concat())?.success()?;
+    ensure!(cluster.timeline()? == 3, "{ran}");
+    workload::same_orders(&workload::orders(&cluster)?, &before).context("after the rollback")?;
+    let auto_conf = std::fs::read_to_string(cluster.pgdata().join("postgresql.auto.conf"))?;
+    ensure!(!auto_conf.contains("recovery_target") && !auto_conf.contains("restore_command"), "{auto_conf}");
+
+    // Without a look at the server itself: its host may be lost next.
+    let copy = cluster.recover_copy("copy", &["--target-latest"])?;
+    workload::same_orders(&workload::orders(&copy)?, &before).context("the latest after a rollback")?;
+    for streams in [false, true] {
+        let standby = cluster.standby(&format!("standby{}", u8::from(streams)), streams)?;
+        write(&cluster, 5)?;
+        cluster.switch_wal()?;
+        let now = workload::orders(&cluster)?;
+        wait::until("the standby follows", || Ok(workload::orders(&standby)? == now))?;
+        ensure!(standby.sql("select pg_is_in_recovery()")? == "t");
+    }
+    Ok(())
+}
+
+/// A server that was down stays down, and gets its newer timeline all the same.
+#[test]
+fn a_server_that_was_down_is_down_again() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    cluster.backup(&[])?;
+    write(&cluster, 20)?;
+    let before = workload::orders(&cluster)?;
+    cluster.kill9()?;
+    cluster.recover(&["--target-immediate"])?;
+    cluster.switch_wal()?;
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
+    sandbox.run("recover", &args)?.success()?;
+    ensure!(!cluster.is_running());
+    cluster.start()?;
+    ensure!(cluster.timeline()? == 3);
+    workload::same_orders(&workload::orders(&cluster)?, &before)
+}
+
+/// Nothing goes before the user has said so; killed in the middle it goes on; afterwards there is no way back.
+#[test]
+fn cleaning_up_is_for_good() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.backup(&[])?;
+    let pgdata = cluster.pgdata_arg()?;
+    let recover = |args: &[&str]| {
+        let args = [args, &["-D", pgdata, "--repo", repo.arg()?, "-U", "postgres"]].concat();
+        sandbox.run("recover", &args)
+    };
+    let kept = || {
+        let entries = std::fs::read_dir(sandbox.path())?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: Vec<String> = names.collect::<Result<_>>()?;
+        Ok::<_, anyhow::Error>(names.into_iter().filter(|name| name.contains(".before-")).collect::<Vec<_>>())
+    };
+    ensure!(recover(&["status"])?.success()?.stdout.contains("no recovery"));
+    recover(&["cleanup", "--yes"])?.expect_code(20)?;
+
+    cluster.recover(&["--target-immediate"])?;
+    cluster.try_recover(&["--target-immediate", "--no-start"])?.success()?;
+    // The second one is not over.
+    recover(&["cleanup", "--yes"])?.expect_code(20)?.says(&["not over"])?;
+    cluster.start()?;
+    cluster.wait_promoted()?;
+    recover(&["finish"])?.success()?;
+    ensure!(kept()?.len() == 2);
+
+    let asked = recover(&["cleanup"])?.expect_code(20)?.says(&["without your word"])?;
+    ensure!(asked.stdout.contains(".before-") && kept()?.len() == 2, "{asked}");
+    let args = ["cleanup", "-D", pgdata, "--repo", repo.arg()?, "--yes"];
+    let cleanup = e2e::faults::Rehearsal::new(&sandbox, "recover", &args);
+    cleanup.killed_at(2, "remove *.before-*")?.context("it removes two")?;
+    ensure!(kept()?.len() == 1);
+    // A tree that is half gone is no cluster any more.
+    recover(&["rollback", "--yes"])?.expect_code(20)?.says(&["no longer"])?;
+    ensure!(cluster.is_running());
+    let ran = recover(&["cleanup", "--yes", "--json"])?.success()?;
+    ensure!(kept()?.is_empty() && ran.stdout.contains("\"removed\""), "{ran}");
+    recover(&["rollback", "--yes"])?.expect_code(20)?.says(&["no longer"])?;
+    ensure!(cluster.is_running() && cluster.sql("select 1")? == "1");
+    Ok(())
+}

@@ -9,6 +9,7 @@ mod history;
 mod pages;
 mod parameters;
 mod plan;
+mod preserved;
 mod recovery;
 mod rivals;
 mod standby;

@@ -1,0 +1,76 @@
+//! What is set aside: whole, startable, and out of reach of whoever comes after it.
+
+use anyhow::{Context, Result, ensure};
+use e2e::layout::Layout;
+use e2e::{Cluster, Repo, Sandbox, StopMode, Workload, workload};
+
+/// A directory that is renamed aside still leads, through its links, into what the new cluster writes. So everything
+/// moves, and the preserved cluster starts beside the recovered one: each writes, and neither sees the other's.
+fn preserved_beside_recovered(layout: Layout) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let laid = layout.build(&sandbox, &repo)?;
+    let cluster = &laid.cluster;
+    workload::create_schema(cluster)?;
+    if let [fast, slow] = &laid.spaces[..] {
+        cluster.sql("alter table orders set tablespace fast; create table t (n int) tablespace slow")?;
+        cluster.backup(&[])?;
+        // One that the backup knows and the cluster does not any more, and one that only the cluster knows.
+        cluster.sql("drop table t; drop tablespace slow")?;
+        let late = sandbox.folder("late")?;
+        cluster.sql(&format!("create tablespace late location '{}'", late.display()))?;
+        cluster.sql("alter table order_items set tablespace late")?;
+        ensure!(fast != slow);
+    } else {
+        cluster.backup(&[])?;
+    }
+    let load = Workload::start(cluster, 1)?;
+    load.wait_for(cluster, 20)?;
+    load.stop()?;
+    let all = workload::orders(cluster)?;
+    cluster.recover(&["--target-immediate"])?;
+    let recovered = workload::orders(cluster)?;
+    ensure!(recovered.is_empty());
+
+    let args = ["status", "--json", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?];
+    let status: serde_json::Value = serde_json::from_str(&sandbox.run("recover", &args)?.success()?.stdout)?;
+    let preserved = status["preserved"].as_str().with_context(|| status.to_string())?;
+    let old = Cluster::at(&sandbox, preserved.as_ref(), None);
+    let lines = [("port", sandbox.new_port().to_string()), ("archive_mode", "off".to_owned())];
+    old.configure(&lines.map(|(name, value)| (name.to_owned(), value)))?;
+    old.start()?;
+    workload::same_orders(&workload::orders(&old)?, &all).context("the preserved cluster")?;
+    for (writes, other) in [(&old, cluster), (cluster, &old)] {
+        let before = workload::orders(other)?;
+        let load = Workload::start(writes, 1)?;
+        load.wait_for(writes, 5)?;
+        load.stop()?;
+        writes.sql("checkpoint")?;
+        // From its files, not from its memory.
+        other.restart()?;
+        workload::same_orders(&workload::orders(other)?, &before)?;
+    }
+    let all = workload::orders(&old)?;
+    old.stop(StopMode::Fast)?;
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
+    sandbox.run("recover", &args)?.success()?;
+    let lines = [("archive_mode", "on".to_owned())];
+    cluster.configure(&lines.map(|(name, value)| (name.to_owned(), value)))?;
+    cluster.restart()?;
+    workload::same_orders(&workload::orders(cluster)?, &all).context("after the rollback")
+}
+
+#[test]
+fn hazard_09_tablespaces_are_set_aside_with_their_cluster() -> Result<()> {
+    Layout::Tablespaces.tell(|| preserved_beside_recovered(Layout::Tablespaces))
+}
+
+#[test]
+fn hazard_09_a_linked_pg_wal_is_set_aside_with_its_cluster() -> Result<()> {
+    Layout::LinkedWal.tell(|| preserved_beside_recovered(Layout::LinkedWal))
+}
+
+#[test]
+fn hazard_09_a_mount_point_is_emptied_into_itself() -> Result<()> {
+    Layout::MountPoint.tell(|| preserved_beside_recovered(Layout::MountPoint))
+}

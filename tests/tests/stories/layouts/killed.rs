@@ -1,0 +1,101 @@
+//! `kill -9` at each step and between: gone on with, the recovery is right; undone, the old cluster is.
+
+use anyhow::{Context, Result, ensure};
+use e2e::layout::ALL;
+use e2e::{settings, workload};
+
+use super::scene::Scene;
+
+/// Each time the journal is written, a step begins or has ended; the first time nothing is touched yet.
+const NOTED: &str = "rename to *journal.json";
+
+/// How often a whole run writes its journal.
+const NOTES: u32 = 17;
+
+/// In the middle of a step: which call of which sort.
+const AMID: [(u32, &str); 8] = [
+    (1, "rename to *before-*"),
+    (2, "rename to *before-*"),
+    (60, "make *base/*"),
+    (1, "rename to *backup_manifest"),
+    (1, "rename to *postgresql.auto.conf"),
+    (1, "rename to *recovery.signal"),
+    (1, "rename to *server.log"),
+    (2, "rename to *postgresql.auto.conf"),
+];
+
+/// One for each step, and some between: by turns for the layouts.
+const SAMPLE: [(u32, &str); 10] = [
+    (2, NOTED),
+    (3, NOTED),
+    (1, "rename to *before-*"),
+    (6, NOTED),
+    (60, "make *base/*"),
+    (8, NOTED),
+    (1, "rename to *recovery.signal"),
+    (13, NOTED),
+    (15, NOTED),
+    (17, NOTED),
+];
+
+pub(super) fn at_its_steps(scene: &Scene) -> Result<()> {
+    let points: Vec<(u32, &str)> = if settings::is_soak() {
+        (2..=NOTES).map(|number| (number, NOTED)).chain(AMID).collect()
+    } else {
+        let own = |index: &usize| index % ALL.len() == scene.layout.index();
+        (0..SAMPLE.len()).filter(own).filter_map(|index| SAMPLE.get(index).copied()).collect()
+    };
+    let mut killed = 0;
+    for (number, pattern) in points {
+        let context = || format!("{:?}, killed before call {number} that looks like {pattern:?}", scene.layout);
+        killed += u32::from(resumed(scene, number, pattern).with_context(context)?);
+        killed += u32::from(undone(scene, number, pattern).with_context(context)?);
+    }
+    settings::tell(&format!("{:?}: killed {killed} times", scene.layout));
+    Ok(())
+}
+
+/// Kills a run; whether it had that call. One that had not is undone.
+fn kill(scene: &Scene, number: u32, pattern: &str) -> Result<bool> {
+    let lsn = scene.commit()?.lsn.to_string();
+    let was_killed = scene.run(&["--target-lsn", &lsn])?.killed_at(number, pattern)?.is_some();
+    if !was_killed {
+        ensure!(pattern != NOTED, "a run writes its journal less often");
+        scene.roll_back()?;
+    }
+    Ok(was_killed)
+}
+
+fn resumed(scene: &Scene, number: u32, pattern: &str) -> Result<bool> {
+    if !kill(scene, number, pattern)? {
+        return Ok(false);
+    }
+    let status = scene.status()?;
+    if (number, pattern) == (2, NOTED) {
+        // Nothing was touched, so nothing is to be gone on with; the journal alone says that there was something.
+        ensure!(status["next"].as_array().is_some_and(Vec::is_empty), "{status}");
+    } else {
+        ensure!(status["next"][0].as_str().is_some_and(|next| next.contains("run --resume")), "{status}");
+    }
+    let ran = scene.recover("run", &["--resume"])?.run()?.success()?;
+    let recovered = scene.recovered();
+    recovered.wait_promoted()?;
+    let expected = scene.oracle.at_lsn(scene.commit()?.lsn, true);
+    workload::same_orders(&workload::orders(&recovered)?, &expected).with_context(|| ran.to_string())?;
+    let again = scene.recover("run", &["--resume"])?.run()?;
+    again.expect_code(20)?.says(&["is over"])?;
+    scene.roll_back()?;
+    Ok(true)
+}
+
+fn undone(scene: &Scene, number: u32, pattern: &str) -> Result<bool> {
+    if !kill(scene, number, pattern)? {
+        return Ok(false);
+    }
+    let ran = scene.roll_back()?;
+    // As often as it is asked for.
+    let again = scene.recover("rollback", &["--yes"])?.run()?.success()?;
+    ensure!(again.stdout.contains("undone already"), "{ran}{again}");
+    scene.require_as_before()?;
+    Ok(true)
+}
