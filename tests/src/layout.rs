@@ -1,5 +1,6 @@
 //! The places that a cluster's files lie in, on real servers.
 
+use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -181,7 +182,7 @@ fn debian(sandbox: &Sandbox, repo: &Repo, recipe: &Recipe) -> Result<Cluster> {
     let conf = conf_root(sandbox).join(&major).join(DEBIAN_NAME).join("conf.d/test.conf");
     let mut lines = String::new();
     for (name, value) in recipe.lines(sandbox)?.iter().filter(|(name, _)| name != "port") {
-        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+        writeln!(lines, "{name} = '{}'", value.replace('\'', "''"))?;
     }
     lines.push_str("external_pid_file = ''\n");
     sandbox.write(&conf, lines.as_bytes())?;
