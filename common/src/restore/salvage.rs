@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::archive::Identity;
+use crate::archive::{Identity, Repository, inventory};
 use crate::pg::history::TimelineHistory;
 use crate::pg::wal_page::first_page_matches;
 use crate::pg::{ArchiveName, WalSegmentName};
@@ -90,12 +90,26 @@ impl Tail {
     }
 }
 
+/// Copies what one `pg_wal` has and the repository lacks to another `pg_wal`; answers what that is. The server whose it is
+/// may run.
+pub fn bring(repository: &Repository, identity: &Identity, from: &Path, to: &Path) -> anyhow::Result<Vec<ArchiveName>> {
+    let archive = inventory::read(repository, identity.system_identifier, identity.segment_size)?;
+    let missing = survey(from, identity)?.missing_from(&archive);
+    copy(&missing, from, to)?;
+    Ok(missing)
+}
+
 /// Copies these files from one `pg_wal` to another, durably; one that is there stays as it is. Safe to repeat.
+///
+/// One that is gone meanwhile is passed over: a server takes no file away before it is archived.
 pub fn copy(names: &[ArchiveName], from: &Path, to: &Path) -> anyhow::Result<()> {
     for name in names.iter().map(ToString::to_string) {
         let source = from.join(&name);
         let copying = || format!("copy {} to {}", source.display(), to.display());
-        let mut file = faults::call("open", &source, || File::open(&source)).with_context(copying)?;
+        let mut file = match faults::call("open", &source, || File::open(&source)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened.with_context(copying)?,
+        };
         let mut copy = TemporaryFile::create_in(to, 0o600).with_context(copying)?;
         std::io::copy(&mut file, &mut copy).with_context(copying)?;
         copy.publish_new(&to.join(&name)).with_context(copying)?;
@@ -134,7 +148,8 @@ mod tests {
         for (dir, length) in [(&from, 3), (&to, 5)] {
             File::create(dir.path().join("00000002.history")).unwrap().set_len(length).unwrap();
         }
-        copy(&[name], from.path(), to.path()).unwrap();
+        let gone = ArchiveName::parse("00000003.history").unwrap();
+        copy(&[gone, name], from.path(), to.path()).unwrap();
         assert_eq!(std::fs::metadata(to.path().join("00000002.history")).unwrap().len(), 5);
     }
 }

@@ -29,7 +29,7 @@ pub use conninfo::{Conninfo, Endpoint, Place, Secret};
 pub use control::{StartOptions, StopMode, StopOutcome, configured, refuse_path, shell_quote, start, stop};
 pub use facts::{ServerFacts, Tablespace, facts};
 pub use postmaster::{PidFile, Postmaster, StartCommand, processes, running};
-pub use probe::{Probe, probe};
+pub use probe::{Probe, await_session, probe};
 pub use programs::{Programs, Search, major_of};
 pub use resolve::{Sources, resolve};
 pub use session::{ServerVersion, Session, SqlError, quote_literal};

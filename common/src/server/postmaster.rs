@@ -102,16 +102,8 @@ pub fn running(pgdata: &Path) -> anyhow::Result<Option<Postmaster>> {
 /// The processes that work in `pgdata`: a postmaster and its children, or children whose postmaster was killed and
 /// which still write. Only processes that the caller may look at are seen.
 pub fn processes(pgdata: &Path) -> anyhow::Result<Vec<i32>> {
-    let pgdata = canonical(pgdata)?;
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").context("list /proc")? {
-        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else { continue };
-        // A process that ends meanwhile, or that is another user's, is not ours to see.
-        if working_directory(pid).is_ok_and(|own| own == pgdata) && is_postgres(pid) {
-            found.push(pid);
-        }
-    }
-    found.sort_unstable();
+    let mut found = process::working_in(pgdata).with_context(|| format!("find {}", pgdata.display()))?;
+    found.retain(|pid| is_postgres(*pid));
     Ok(found)
 }
 

@@ -1,9 +1,17 @@
 //! Whether a server takes sessions yet: one question, for callers that poll.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
+
 use super::connect::ConnectError;
 use super::conninfo::Conninfo;
 use super::session::Session;
 use crate::report::Cancel;
+use crate::sys::clock::{Deadline, poll};
+
+/// Between two questions of [`await_session`].
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The answer of [`probe`].
 #[derive(Debug)]
@@ -24,4 +32,19 @@ pub fn probe(conninfo: &Conninfo, cancel: &Cancel) -> anyhow::Result<Probe> {
         Err(ConnectError::NoServer(error)) => Ok(Probe::NoServer(format!("{error:#}"))),
         Err(ConnectError::Failed(error)) => Err(error),
     }
+}
+
+/// Asks until the server takes sessions, for `wait` at most. The error is what [`probe`]'s is, or why it still takes none.
+pub fn await_session(conninfo: &Conninfo, wait: Duration, cancel: &Cancel) -> anyhow::Result<Session> {
+    let mut reason = String::new();
+    let session = poll(Deadline::after(wait), PAUSE, cancel, || {
+        Ok(match probe(conninfo, cancel)? {
+            Probe::Accepting(session) => Some(session),
+            Probe::NotReady(why) | Probe::NoServer(why) => {
+                reason = why;
+                None
+            }
+        })
+    })?;
+    Ok(*session.context(reason)?)
 }

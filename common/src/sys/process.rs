@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -45,14 +46,26 @@ pub struct Finished {
 /// After `deadline`, or when the work is cancelled, the program and its process group get SIGTERM, and SIGKILL when the
 /// program is still there a little later; the answer is then an error that names the program, with [`Interrupted`] as
 /// its cause when cancelled.
-pub fn run(mut command: Command, deadline: Duration, cancel: &Cancel) -> anyhow::Result<Finished> {
+pub fn run(command: Command, deadline: Duration, cancel: &Cancel) -> anyhow::Result<Finished> {
+    run_into(command, Stdio::piped(), deadline, cancel, &mut || {})
+}
+
+/// The same with the standard output where the caller wants it; [`Finished::stdout`] is empty unless that is a pipe.
+/// `look` is called again and again while the program runs.
+pub fn run_into(
+    mut command: Command,
+    stdout: Stdio,
+    deadline: Duration,
+    cancel: &Cancel,
+    look: &mut dyn FnMut(),
+) -> anyhow::Result<Finished> {
     cancel.check()?;
     let program = command.get_program().to_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     // A group of its own: Ctrl-C at the keyboard is ours to pass on, and what a shell started is reached too.
     command.process_group(0);
     let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
-    let watched = watch(&mut child, Deadline::after(deadline), cancel);
+    let watched = watch(&mut child, Deadline::after(deadline), cancel, look);
     if !matches!(watched, Ok(End::Exited(_))) {
         stop(&mut child);
     }
@@ -77,7 +90,7 @@ fn conclude(watched: io::Result<End>, program: &OsString, deadline: Duration) ->
     }
 }
 
-fn watch(child: &mut Child, deadline: Deadline, cancel: &Cancel) -> io::Result<End> {
+fn watch(child: &mut Child, deadline: Deadline, cancel: &Cancel, look: &mut dyn FnMut()) -> io::Result<End> {
     let mut stdout = Capture::of(child.stdout.take())?;
     let mut stderr = Capture::of(child.stderr.take())?;
     let mut pause = PAUSE_MIN;
@@ -85,6 +98,7 @@ fn watch(child: &mut Child, deadline: Deadline, cancel: &Cancel) -> io::Result<E
         // Asked before reading: what an ended program wrote is then all in the pipes.
         let status = child.try_wait()?;
         let moved = stdout.drain()? | stderr.drain()?;
+        look();
         if let Some(status) = status {
             return Ok(End::Exited(Finished { status, stdout: stdout.text(), stderr: stderr.text() }));
         }
@@ -184,6 +198,21 @@ fn is_zombie(pid: i32) -> bool {
     // The state stands behind the program's name, which is in parentheses and may hold any.
     let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
     after_name.starts_with(b" Z")
+}
+
+/// The processes whose working directory is this one, as far as the caller may look at them.
+pub fn working_in(directory: &Path) -> io::Result<Vec<i32>> {
+    let directory = directory.canonicalize()?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else { continue };
+        // A process that ends meanwhile, or that is another user's, is not ours to see.
+        if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|own| own == directory) {
+            found.push(pid);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Sends the signal to one process.

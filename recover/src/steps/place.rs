@@ -1,6 +1,6 @@
 //! Step 6: WAL that is in no repository, from the cluster's own `pg_wal`.
 
-use common::archive::{Identity, inventory};
+use common::archive::Identity;
 use common::pg::ArchiveName;
 use common::repo::records::BackupRecord;
 use common::restore::salvage;
@@ -21,10 +21,7 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
                 segment_size: source.segment_size,
                 major: Some(journal.plan.major),
             };
-            let archive = inventory::read(&site.repository, source.system_identifier, source.segment_size)?;
-            let missing = salvage::survey(from, &identity)?.missing_from(&archive);
-            salvage::copy(&missing, from, &site.place.pgdata.join("pg_wal"))?;
-            missing
+            salvage::bring(&site.repository, &identity, from, &site.place.pgdata.join("pg_wal"))?
         }
         None => Vec::new(),
     };

@@ -9,7 +9,7 @@ use common::report::Advice;
 use common::restore::demands::Demands;
 use common::restore::follow::Arrival;
 use common::restore::target::Target;
-use common::server::{Probe, Session, probe};
+use common::server::{Session, await_session};
 use common::sys::clock::{Deadline, poll};
 
 use super::{Site, configure, start};
@@ -22,8 +22,8 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 /// How long a server may take to read its configuration.
 const RELOAD_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Between two attempts to connect.
-const ANSWER_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks whether it has.
+const RELOAD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Verifies, and ends the recovery where the server was promoted.
 pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
@@ -111,7 +111,7 @@ fn release(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
 fn left_until_a_restart(session: &mut Session, site: &Site<'_>) -> anyhow::Result<Vec<String>> {
     let before = session.value("SELECT pg_conf_load_time()")?;
     session.execute("SELECT pg_reload_conf()")?;
-    let read = poll(Deadline::after(RELOAD_WAIT_MAX), ANSWER_PAUSE, &site.ctx.cancel, || {
+    let read = poll(Deadline::after(RELOAD_WAIT_MAX), RELOAD_PAUSE, &site.ctx.cancel, || {
         Ok((session.value("SELECT pg_conf_load_time()")? != before).then_some(()))
     })?;
     if read.is_none() {
@@ -150,24 +150,13 @@ fn until_a_restart(pending: &[(String, String)]) -> Vec<String> {
 
 pub(crate) fn connect(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Session> {
     let conninfo = start::conninfo(plan, site)?;
-    let mut reason = String::new();
-    let session = poll(Deadline::after(ANSWER_WAIT_MAX), ANSWER_PAUSE, &site.ctx.cancel, || {
-        Ok(match probe(&conninfo, &site.ctx.cancel)? {
-            Probe::Accepting(session) => Some(session),
-            Probe::NotReady(why) | Probe::NoServer(why) => {
-                reason = why;
-                None
-            }
-        })
-    });
     let advice = || {
         Advice::failed(format!("the recovered server on {} cannot be asked", plan.pgdata.display())).hint(format!(
             "name the way to it with -d, -h, -p or -U in recover finish -D {}, which ends the recovery",
             plan.pgdata.display()
         ))
     };
-    let session = session.with_context(advice)?.with_context(|| reason.clone()).with_context(advice)?;
-    Ok(*session)
+    await_session(&conninfo, ANSWER_WAIT_MAX, &site.ctx.cancel).with_context(advice)
 }
 
 /// Reads the catalog of every database that takes connections; answers what was seen.
