@@ -10,6 +10,7 @@ use common::restore::choose::WantedTimeline;
 use common::restore::settings::TargetAction;
 use common::restore::target::{ParseTimeError, Target, parse_time};
 
+use crate::extract::names::TableName;
 pub(crate) use crate::find::FindArgs;
 
 /// Bring a PostgreSQL cluster back to a moment.
@@ -52,6 +53,8 @@ pub enum Command {
     Status,
     /// Remove what recoveries have set aside, once they are over; nothing can be undone after that
     Cleanup(CleanupArgs),
+    /// Write tables, or one database, as of a moment to a file, without touching the server
+    Extract(Box<ExtractArgs>),
 }
 
 /// Which moment.
@@ -144,6 +147,57 @@ pub struct RunArgs {
     /// Do not ask before the data directory is replaced
     #[arg(long)]
     pub yes: bool,
+
+    /// Where all tablespaces go, each into a folder of its own: a scratch cluster's.
+    #[arg(skip)]
+    pub tablespaces_below: Option<PathBuf>,
+}
+
+/// Options of `recover extract`.
+#[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the comments are help texts")]
+pub struct ExtractArgs {
+    /// Which moment, and from which backup.
+    #[command(flatten)]
+    pub moment: MomentArgs,
+
+    /// Bring back this table of the database that -d names, written as in SQL; once for each table
+    #[arg(
+        short = 't',
+        long = "table",
+        value_name = "SCHEMA.NAME",
+        required_unless_present = "database",
+        conflicts_with = "database"
+    )]
+    pub tables: Vec<TableName>,
+
+    /// Bring back this whole database
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+
+    /// The file to write, which must not be there yet; "-" is the standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// How it is written, in pg_dump's letters: p is SQL for psql, c is for pg_restore
+    #[arg(short = 'F', long, value_name = "p|c", value_enum, default_value = "p", hide_possible_values = true)]
+    pub format: Format,
+
+    /// Where the scratch cluster lies for the time of the work [default: TMPDIR, else beside the file, else /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+}
+
+/// How an extract is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// SQL.
+    #[value(name = "p", alias = "plain")]
+    Plain,
+    /// `pg_dump`'s own.
+    #[value(name = "c", alias = "custom")]
+    Custom,
 }
 
 /// Options of `recover continue`.
@@ -223,6 +277,18 @@ impl MomentArgs {
     /// The timeline that was asked for.
     pub fn timeline(&self) -> WantedTimeline {
         self.target_timeline.map_or(WantedTimeline::Newest, |timeline| timeline.0)
+    }
+}
+
+impl ExtractArgs {
+    /// The recovery of a scratch cluster whose tablespaces lie below this folder.
+    pub fn as_run(&self, tablespaces_below: PathBuf) -> RunArgs {
+        RunArgs {
+            moment: self.moment.clone(),
+            role: Some(Role::Copy),
+            tablespaces_below: Some(tablespaces_below),
+            ..RunArgs::default()
+        }
     }
 }
 

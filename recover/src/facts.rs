@@ -103,11 +103,21 @@ pub(crate) fn open_repository(ctx: &Context) -> anyhow::Result<Repository> {
     ctx.open(setting)
 }
 
-/// Gathers the facts for this place.
+/// Gathers the facts for this place, where the cluster itself may lie.
 pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> anyhow::Result<Facts> {
+    gather_beside(&place.pgdata, place, repository, ctx)
+}
+
+/// Gathers the facts for this place, while the cluster itself may lie in `production`.
+pub(crate) fn gather_beside(
+    production: &Path,
+    place: &Place,
+    repository: &Repository,
+    ctx: &Context,
+) -> anyhow::Result<Facts> {
     let directory = look_at(&place.pgdata)?;
     let all = backups::complete(repository)?;
-    let own = directory.cluster().and_then(|cluster| cluster.control.as_ref()).map(|control| control.system_identifier);
+    let own = identity::read_control(production).ok().map(|control| control.system_identifier);
     let newest = all.last().map(|backup| backup.source.system_identifier);
     let known = own.filter(|system| all.iter().any(|backup| backup.source.system_identifier == *system));
     let system = known.or(newest).ok_or_else(|| {
@@ -123,8 +133,8 @@ pub(crate) fn gather(place: &Place, repository: &Repository, ctx: &Context) -> a
     let archive = inventory::read(repository, system, size)?;
     let host = host::host_name();
     let source = backups.last().map(|backup| &backup.source).filter(|source| source.host == host);
-    let origin = Origin::at(&place.pgdata, system)
-        .or_else(|| source.and_then(|source| Origin::at(&source.data_directory, system)));
+    let origin =
+        Origin::at(production, system).or_else(|| source.and_then(|source| Origin::at(&source.data_directory, system)));
     let tail = match &origin {
         Some(origin) => salvage::survey(&origin.pgdata.join("pg_wal"), &Identity::of(&origin.control))?,
         None => Tail::default(),

@@ -5,12 +5,16 @@
 //! journal before it is made, so that `recover rollback` undoes from wherever a run ended. Nothing is archived from the
 //! recovered server before the eighth step has passed, and no run reports success short of its target.
 //!
+//! `recover extract` does the first step and then lets a scratch cluster in a private folder go to the same moment, for
+//! `pg_dump` to read.
+//!
 //! Data flows one way: `cli` → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
 
 mod aside;
 mod ask;
 mod cleanup;
 mod cli;
+mod extract;
 mod facts;
 mod find;
 mod finish;
@@ -49,5 +53,6 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         Command::Rollback(args) => rollback::run(args, cli, ctx),
         Command::Status => status::run(ctx),
         Command::Cleanup(args) => cleanup::run(args, ctx),
+        Command::Extract(args) => extract::run(args, cli, ctx),
     }
 }

@@ -300,6 +300,10 @@ fn tablespaces(
     args: &RunArgs,
     place: &Place,
 ) -> Result<Vec<(u32, PathBuf)>, Advice> {
+    if let Some(below) = &args.tablespaces_below {
+        let place = |oid: u32| (oid, below.join(oid.to_string()));
+        return Ok(backup.tablespaces.iter().map(|tablespace| place(tablespace.oid)).collect());
+    }
     let locations: Vec<&Path> = backup.tablespaces.iter().map(|tablespace| tablespace.location.as_path()).collect();
     for (old, _) in &args.tablespace_mapping {
         if !locations.contains(&old.as_path()) {

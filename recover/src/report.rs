@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cli::Role;
 use crate::plan::{Plan, Transaction};
 
-/// The names of the steps.
+/// The names of the steps of a recovery.
 pub(crate) const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
 
 /// One finished step.
@@ -25,6 +25,8 @@ pub(crate) struct Step {
 pub(crate) struct Reporter<'a> {
     ctx: &'a Context,
     before: usize,
+    speaks: bool,
+    names: &'static [&'static str],
     steps: Vec<Step>,
     watch: Stopwatch,
 }
@@ -32,7 +34,7 @@ pub(crate) struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// The first step begins.
     pub(crate) fn new(ctx: &'a Context) -> Self {
-        Self { ctx, before: 0, steps: Vec::new(), watch: Stopwatch::start() }
+        Self::of(ctx, &STEPS)
     }
 
     /// So many steps were done before.
@@ -40,15 +42,30 @@ impl<'a> Reporter<'a> {
         Self { before, ..Self::new(ctx) }
     }
 
+    /// The same for work with other steps.
+    pub(crate) fn of(ctx: &'a Context, names: &'static [&'static str]) -> Self {
+        Self { ctx, before: 0, speaks: true, names, steps: Vec::new(), watch: Stopwatch::start() }
+    }
+
+    /// The same for work whose standard output is wanted for something else.
+    pub(crate) fn silent(ctx: &'a Context, names: &'static [&'static str]) -> Self {
+        Self { speaks: false, ..Self::of(ctx, names) }
+    }
+
+    /// A line for people.
+    pub(crate) fn line(&self, text: &str) -> anyhow::Result<()> {
+        if self.speaks { self.ctx.output.line(text) } else { Ok(()) }
+    }
+
     /// The current step is over, with this result; the next one begins.
     pub(crate) fn done(&mut self, result: impl Into<String>) -> anyhow::Result<()> {
         let took: Duration = self.watch.elapsed();
         self.watch = Stopwatch::start();
         let number = self.before + self.steps.len();
-        let name = STEPS.get(number).copied().unwrap_or("done");
+        let name = self.names.get(number).copied().unwrap_or("done");
         let result = result.into();
         self.ctx.progress.end();
-        self.ctx.output.line(&format!("{}/{} {name:<9} {result} ({})", number + 1, STEPS.len(), Took(took)))?;
+        self.line(&format!("{}/{} {name:<9} {result} ({})", number + 1, self.names.len(), Took(took)))?;
         self.steps.push(Step { name, seconds: took.as_secs_f64(), result });
         Ok(())
     }
@@ -66,18 +83,27 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         (Role::Production, false) => "a new data directory of the cluster itself",
         (Role::Copy, _) => "a copy beside the cluster",
     };
+    let mut lines = vec![format!("data directory  {} ({what})", plan.pgdata.display())];
+    lines.extend(describe_moment(plan, &format!(", then {}", plan.action.name())));
+    let archiving = if plan.archives { "on again once the recovery is verified" } else { "off" };
+    lines.push(format!("archiving       {archiving}"));
+    if !plan.salvage.is_empty() {
+        lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
+    }
+    for (oid, place) in &plan.tablespaces {
+        lines.push(format!("tablespace      {oid} in {}", place.display()));
+    }
+    lines.extend(warnings(plan));
+    lines
+}
+
+/// From where to which moment, a line each; `then` ends the one of the target.
+pub(crate) fn describe_moment(plan: &Plan, then: &str) -> Vec<String> {
+    let just_before = if plan.exclusive { "just before " } else { "" };
     let mut lines = vec![
-        format!("data directory  {} ({what})", plan.pgdata.display()),
         format!("backup          {}, {}", plan.backup, ByteCount(plan.bytes)),
-        format!(
-            "target          {}{}, along timeline {}, then {}",
-            if plan.exclusive { "just before " } else { "" },
-            plan.target,
-            plan.timeline,
-            plan.action.name()
-        ),
+        format!("target          {just_before}{}, along timeline {}{then}", plan.target, plan.timeline),
         format!("WAL             from {} on, there without a hole up to {}", plan.wal_from, plan.wal_reaches),
-        format!("archiving       {}", if plan.archives { "on again once the recovery is verified" } else { "off" }),
     ];
     if let Some(arrival) = &plan.arrival {
         let say = |transaction: &Transaction| {
@@ -91,12 +117,10 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         lines.extend(arrival.last_before.as_ref().map(|last| format!("last commit     {}", say(last))));
         lines.extend(arrival.first_after.as_ref().map(|first| format!("first left out  {}", say(first))));
     }
-    if !plan.salvage.is_empty() {
-        lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
-    }
-    for (oid, place) in &plan.tablespaces {
-        lines.push(format!("tablespace      {oid} in {}", place.display()));
-    }
-    lines.extend(plan.warnings.iter().map(|warning| format!("warning         {warning}")));
     lines
+}
+
+/// What the operator should know, a line each.
+pub(crate) fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
+    plan.warnings.iter().map(|warning| format!("warning         {warning}"))
 }

@@ -19,7 +19,7 @@ fn help_names_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, _) = recover(dir.path(), &["-?"]);
     assert_eq!(code, 0);
-    for command in ["list", "windows", "run", "find", "finish", "continue", "promote", "rollback"] {
+    for command in ["list", "windows", "run", "find", "finish", "continue", "promote", "rollback", "extract"] {
         assert!(stdout.contains(command), "{stdout}");
     }
 }
@@ -39,6 +39,14 @@ fn help_names_the_commands() {
 #[case(&["find", "--rows", "0"], 2)]
 #[case(&["find"], 2)]
 #[case(&["find", "--repo", "/nowhere/at/all"], 10)]
+#[case(&["extract", "--repo", "/nowhere", "--output", "x.sql"], 2)]
+#[case(&["extract", "--repo", "/nowhere", "-t", "t", "--output", "x.sql"], 2)]
+#[case(&["extract", "--repo", "/nowhere", "-d", "x", "-t", "a b", "--output", "x.sql"], 2)]
+#[case(&["extract", "--repo", "/nowhere", "-d", "x", "-t", "t"], 2)]
+#[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "x.sql", "-F", "d"], 2)]
+#[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "-", "--json"], 2)]
+#[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "no/x.sql"], 1)]
+#[case(&["extract", "--repo", "/nowhere/at/all", "--database", "x", "--output", "x.sql"], 10)]
 #[case(&["list"], 2)]
 #[case(&["list", "--repo", "/nowhere/at/all"], 10)]
 fn mistakes_have_their_codes(#[case] args: &[&str], #[case] expected: i32) {

@@ -201,9 +201,13 @@ impl Away {
     }
 }
 
-/// Every file below `dir`, symbolic links not followed, and a digest of its content.
+/// Every file below `dir`, symbolic links not followed, and a digest of its content: of a link, of where it leads.
 pub fn fingerprint(dir: &Path) -> Result<BTreeMap<PathBuf, u64>> {
-    walk(dir).into_iter().map(|path| Ok((path.clone(), digest(&fs::read(&path)?)))).collect()
+    let content = |path: &Path| match fs::read_link(path) {
+        Ok(target) => Ok(target.into_os_string().into_encoded_bytes()),
+        Err(_) => fs::read(path),
+    };
+    walk(dir).into_iter().map(|path| Ok((path.clone(), digest(&content(&path)?)))).collect()
 }
 
 /// The WAL file whose content the object at `path` holds.

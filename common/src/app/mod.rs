@@ -44,3 +44,4 @@ pub use exit::Program;
 pub use failure::hint_of;
 pub use output::Output;
 pub use run::{Outcome, main, main_in};
+pub use suggest::nearest;

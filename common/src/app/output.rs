@@ -72,6 +72,11 @@ impl Output {
         if self.json { Ok(()) } else { self.write(format!("{text}\n").as_bytes()) }
     }
 
+    /// Writes bytes that are the program's data themselves, whatever they are. Not to be mixed with [`Output::json`].
+    pub fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.write(bytes)
+    }
+
     /// Writes a table for people; nothing when JSON was asked for. Columns of numbers, with or without a unit, stand
     /// to the right.
     pub fn table(&self, header: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {

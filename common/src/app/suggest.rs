@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The closest of `known` to `word`, when it is close enough to be what was meant.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const CLOSE_ENOUGH: f64 = 0.6;
     let plain = |text: &str| text.to_lowercase().replace('_', "-");
     let word = plain(word);

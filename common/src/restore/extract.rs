@@ -90,6 +90,20 @@ pub fn extract(
     destination: &Destination,
     means: Means<'_>,
 ) -> anyhow::Result<Extracted> {
+    let extracted = extract_unsynced(repository, backup, destination, means)?;
+    for root in destination.roots() {
+        crate::sys::tree::sync(root, is_no_server_file).with_context(|| format!("sync {}", root.display()))?;
+    }
+    Ok(extracted)
+}
+
+/// The same without syncing anything: for a cluster that is thrown away.
+pub fn extract_unsynced(
+    repository: &Repository,
+    backup: &BackupRecord,
+    destination: &Destination,
+    means: Means<'_>,
+) -> anyhow::Result<Extracted> {
     lay_out(backup, destination)?;
     means.progress.begin("extract", Some(backup.plain_bytes));
     let extracted = unpack(repository, backup, destination, means)?;
@@ -102,9 +116,6 @@ pub fn extract(
         backup.files
     );
     manifest(repository, backup, &destination.pgdata)?;
-    for root in destination.roots() {
-        crate::sys::tree::sync(root, is_no_server_file).with_context(|| format!("sync {}", root.display()))?;
-    }
     Ok(extracted)
 }
 

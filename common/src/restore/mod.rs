@@ -7,6 +7,7 @@ pub mod follow;
 pub mod own;
 pub mod pick;
 pub mod salvage;
+pub mod scratch;
 pub mod settings;
 pub mod target;
 pub mod wal_plan;

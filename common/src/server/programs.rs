@@ -71,6 +71,16 @@ impl Programs {
         self.path("postgres")
     }
 
+    /// A client program of the installation, which may be in a package of its own; refused when it is not there.
+    pub fn client(&self, name: &str) -> Result<PathBuf, Advice> {
+        let path = self.path(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(Advice::usage(format!("{} is not there", path.display()))
+            .hint("install the client package of that version of PostgreSQL"))
+    }
+
     /// Another program of the installation; not all packages have all.
     pub fn path(&self, name: &str) -> PathBuf {
         self.bin.join(name)

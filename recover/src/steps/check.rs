@@ -19,7 +19,7 @@ use common::units::ByteCount;
 use super::{Site, target};
 use crate::cli::{Cli, Role};
 use crate::facts::{Facts, OldCluster};
-use crate::place::{Place, is_mount_point};
+use crate::place::is_mount_point;
 use crate::plan::Decision;
 
 /// Between two looks at the repository.
@@ -100,7 +100,7 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
         refuse_path(&plan.pgdata)?;
     }
     if let Some(port) = plan.port {
-        socket_path_fits(&plan.pgdata, port)?;
+        socket_path_fits(&plan.pgdata, port, site.place_option())?;
     }
     if plan.role == Role::Copy && facts.directory.cluster().is_some() {
         return Err(Advice::refused("a copy would replace a cluster").into());
@@ -116,7 +116,7 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
             .into());
     }
     tablespace_places_are_free(decision, facts.directory.cluster())?;
-    room(decision, &site.place)?;
+    room(decision, site)?;
     let wal = format!("WAL {} to {} along timeline {}", plan.wal_from, plan.wal_reaches, plan.timeline);
     let text = format!("{} is whole, {wal}", plan.backup);
     decision.plan.demands = decision.plan.demands.and(found.demands);
@@ -146,7 +146,7 @@ fn objects_are_there(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()>
 }
 
 /// A copy's socket lies in its data directory, and the system takes no path longer than this for one (`sun_path`).
-fn socket_path_fits(pgdata: &Path, port: u16) -> anyhow::Result<()> {
+fn socket_path_fits(pgdata: &Path, port: u16, option: &str) -> anyhow::Result<()> {
     const SOCKET_PATH_BYTES_MAX: usize = 107;
     let socket = pgdata.join(format!(".s.PGSQL.{port}"));
     let length = socket.as_os_str().len();
@@ -156,14 +156,14 @@ fn socket_path_fits(pgdata: &Path, port: u16) -> anyhow::Result<()> {
             "{} is too long for a copy: its socket's path would have {length} bytes, {SOCKET_PATH_BYTES_MAX} are possible",
             pgdata.display()
         ))
-        .hint("name a data directory with a shorter path with -D")
+        .hint(format!("name a directory with a shorter path with {option}"))
     );
     Ok(())
 }
 
 const RENAMED_WITHIN: &str = "a directory is renamed within it: run recover as a user that may";
 
-fn writable(directory: &Path, hint: &str) -> anyhow::Result<()> {
+pub(crate) fn writable(directory: &Path, hint: &str) -> anyhow::Result<()> {
     common::sys::durable::TemporaryFile::create_in(directory, 0o600)
         .map(drop)
         .with_context(|| Advice::refused(format!("nothing can be written into {}", directory.display())).hint(hint))
@@ -210,12 +210,12 @@ fn can_be_set_aside(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Room for the whole backup, and for some WAL: what is there already stays until the user removes it.
-fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
+fn room(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()> {
     let backup = &decision.backup;
     let sum = |sum: u64, bytes: u64| sum.saturating_add(bytes);
     let outside = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).fold(0, sum);
     let spare = SPARE_SEGMENTS * backup.source.segment_size.bytes();
-    let mut needs = vec![(place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside).saturating_add(spare))];
+    let mut needs = vec![(site.place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside).saturating_add(spare))];
     for (oid, location) in &decision.plan.tablespaces {
         let bytes = backup.tablespaces.iter().find(|tablespace| tablespace.oid == *oid).map_or(0, |found| found.bytes);
         needs.push((location.clone(), bytes));
@@ -232,7 +232,11 @@ fn room(decision: &Decision, place: &Place) -> anyhow::Result<()> {
                 ByteCount(free),
                 ByteCount(needed)
             ))
-            .hint("the old cluster is kept until you remove it: make room, or recover to another file system with -D")
+            .hint(if site.is_scratch() {
+                "make room, or name a directory on another file system with --scratch DIR"
+            } else {
+                "the old cluster is kept until you remove it: make room, or recover to another file system with -D"
+            })
             .into());
         }
     }
@@ -251,7 +255,7 @@ mod tests {
     fn a_socket_needs_a_short_path() {
         let directory = |length: usize| std::path::PathBuf::from(format!("/{}", "x".repeat(length - 1)));
         // "/.s.PGSQL.5432" takes 14 bytes.
-        assert!(socket_path_fits(&directory(93), 5432).is_ok());
-        assert!(socket_path_fits(&directory(94), 5432).is_err());
+        assert!(socket_path_fits(&directory(93), 5432, "-D").is_ok());
+        assert!(socket_path_fits(&directory(94), 5432, "-D").is_err());
     }
 }

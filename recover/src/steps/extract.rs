@@ -39,9 +39,11 @@ fn clear(journal: &Journal) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn jobs(site: &Site<'_>) -> usize {
+/// How many parts are unpacked at once.
+pub(crate) fn jobs(site: &Site<'_>) -> usize {
     let asked = match &site.cli.command {
         Command::Run(args) => args.moment.jobs.map(usize::from),
+        Command::Extract(args) => args.moment.jobs.map(usize::from),
         _ => None,
     };
     let processors = || std::thread::available_parallelism().map_or(1, |count| count.get().min(JOBS_MAX));

@@ -17,7 +17,7 @@ use common::archive::Repository;
 use common::restore::settings::TargetAction;
 use common::server::{Programs, Search};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::facts::Facts;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
@@ -49,6 +49,16 @@ impl<'a> Site<'a> {
     ) -> anyhow::Result<Self> {
         let programs = programs(decision.plan.major, &place, ctx)?;
         Ok(Self { place, repository, programs, cli, ctx })
+    }
+
+    /// Whether the cluster is thrown away afterwards.
+    pub(crate) fn is_scratch(&self) -> bool {
+        matches!(self.cli.command, Command::Extract(_))
+    }
+
+    /// The option that says where the cluster lies.
+    fn place_option(&self) -> &'static str {
+        if self.is_scratch() { "--scratch" } else { "-D" }
     }
 }
 

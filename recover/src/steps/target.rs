@@ -55,6 +55,9 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
         refuse_damage(facts, decision, &located)?;
     }
     let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
+    if site.is_scratch() {
+        nothing_outside(&located.tablespaces)?;
+    }
     new_tablespaces(&located.tablespaces, &version, facts.directory.cluster())?;
     let demands = located.parameters.as_ref().map(Demands::of_wal).unwrap_or_default();
     Ok(Found { arrival, demands })
@@ -111,6 +114,19 @@ fn refuse_damage(facts: &Facts, decision: &Decision, located: &Located) -> Resul
     );
     Err(Advice::refused(format!("{segment} is damaged, and there is WAL behind it: {why}"))
         .hint(format!("bring back a good copy of that segment; {before}")))
+}
+
+/// A scratch cluster writes nowhere but in its own folder, also where the place of a tablespace is free.
+fn nothing_outside(made: &[NewTablespace]) -> Result<(), Advice> {
+    let Some(outside) = made.iter().find(|it| it.location.is_absolute()) else { return Ok(()) };
+    Err(Advice::refused(format!(
+        "a tablespace was created after the backup at {}: replay would write there, outside the scratch cluster",
+        outside.location.display()
+    ))
+    .hint(format!(
+        "choose a newer backup, which has it, or stop before that with --target-lsn {} --target-exclusive",
+        outside.lsn
+    )))
 }
 
 /// Replay makes a tablespace where it was first made, whatever `-T` says: a copy would write into the files of its
@@ -191,6 +207,14 @@ fn unreachable(plan: &Plan, located: &Located) -> Advice {
 mod tests {
     use super::*;
     use std::path::PathBuf;
+
+    #[test]
+    fn hazard_01_a_scratch_cluster_makes_no_tablespace_outside() {
+        let made = |location: &str| [NewTablespace { lsn: Lsn(1), oid: 16_384, location: location.into() }];
+        assert!(nothing_outside(&made("/nowhere")).is_err());
+        assert!(nothing_outside(&made("")).is_ok());
+        assert!(nothing_outside(&[]).is_ok());
+    }
 
     #[test]
     fn a_new_tablespace_needs_a_place_of_its_own() {

@@ -6,6 +6,7 @@ mod archive_refusals;
 mod archive_tools;
 mod bit_flips;
 mod damaged_middle;
+mod extract;
 mod fault_loops;
 mod fetch_truth;
 mod find;

@@ -12,6 +12,7 @@ mod plan;
 mod preserved;
 mod recovery;
 mod rivals;
+mod scratch;
 mod standby;
 mod tablespaces;
 mod tail;
