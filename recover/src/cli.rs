@@ -129,6 +129,11 @@ pub struct RunArgs {
     #[arg(short = 'T', long = "tablespace-mapping", value_name = "OLD=NEW", value_parser = parse_mapping)]
     pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
 
+    /// Whose postgresql.conf, postgresql.auto.conf, pg_hba.conf and pg_ident.conf the recovered server gets, where they lie
+    /// in the data directory
+    #[arg(long, value_name = "WHOSE", value_enum, default_value = "backup")]
+    pub config_from: ConfigFrom,
+
     /// Stop before the server is started; `recover finish` ends the work once it runs
     #[arg(long)]
     pub no_start: bool,
@@ -136,7 +141,7 @@ pub struct RunArgs {
     /// Go on with a recovery that was cut short, from the step that it had reached
     #[arg(long, conflicts_with_all = [
         "target", "target_exclusive", "target_timeline", "target_action", "backup", "role", "tablespace_mapping",
-        "no_start", "dry_run",
+        "config_from", "no_start", "dry_run",
     ])]
     pub resume: bool,
 
@@ -226,6 +231,17 @@ pub struct CleanupArgs {
     /// Do not ask before anything is removed
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Whose configuration files a recovered server gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfigFrom {
+    /// The backup's.
+    #[default]
+    Backup,
+    /// Those of the cluster that is set aside.
+    Preserved,
 }
 
 /// What a recovered data directory is.

@@ -243,6 +243,7 @@ impl Journal {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::cli::ConfigFrom;
     use crate::plan::{Arrival, Transaction};
     use common::pg::Lsn;
     use common::restore::demands::Demands;
@@ -275,6 +276,8 @@ pub(crate) mod tests {
             tablespaces: vec![(7, path.clone())],
             pg_wal: Some(path.clone()),
             config_file: None,
+            config_from: ConfigFrom::Backup,
+            config_differs: vec![text.to_owned()],
             port: Some(5433),
             archives: false,
             starts: true,

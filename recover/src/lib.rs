@@ -28,6 +28,7 @@ mod report;
 mod resume;
 mod rollback;
 mod run;
+mod service;
 mod status;
 mod steps;
 mod undo;

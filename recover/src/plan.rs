@@ -15,7 +15,7 @@ use common::restore::target::Target;
 use common::restore::wal_plan::{Stretch, WalPlan};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Role, RunArgs};
+use crate::cli::{ConfigFrom, Role, RunArgs};
 use crate::facts::{Directory, Facts};
 use crate::place::Place;
 
@@ -59,6 +59,10 @@ pub(crate) struct Plan {
     pub(crate) pg_wal: Option<PathBuf>,
     /// The main configuration file when it is not in the data directory.
     pub(crate) config_file: Option<PathBuf>,
+    /// Whose configuration files it gets.
+    pub(crate) config_from: ConfigFrom,
+    /// The configuration files in the data directory that the backup has otherwise.
+    pub(crate) config_differs: Vec<String>,
     /// The copy's port.
     pub(crate) port: Option<u16>,
     /// Whether the server archives once the recovery is over.
@@ -136,6 +140,13 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         ))
         .hint("add --target-time, --target-lsn, --target-xid, --target-name or --target-immediate"));
     }
+    if args.config_from == ConfigFrom::Preserved && facts.directory.cluster().is_none() {
+        return Err(Advice::usage(format!(
+            "no cluster in {} is set aside, whose configuration could be kept",
+            place.pgdata.display()
+        ))
+        .hint("leave --config-from away: the backup has its own configuration files"));
+    }
     let reaches = prove_wal(&known, &backup, &route, &wish.target)?;
     let mut warnings = Vec::new();
     if let Some(warning) = hole_warning(&known, &route, reaches) {
@@ -171,6 +182,8 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         tablespaces: tablespaces(&backup, role, args, place)?,
         pg_wal: facts.directory.cluster().and_then(|cluster| cluster.pg_wal_link.clone()),
         config_file: outside_config(&backup, role),
+        config_from: args.config_from,
+        config_differs: Vec::new(),
         port: (role == Role::Copy).then(|| port.unwrap_or(backup.source.port)),
         archives: role == Role::Production,
         starts: !args.no_start,
@@ -424,6 +437,14 @@ mod tests {
             (Err(refusal), Err(text)) => assert!(refusal.message.contains(text), "{refusal}"),
             (decided, expected) => panic!("{decided:?}, not {expected:?}"),
         }
+    }
+
+    #[test]
+    fn a_configuration_is_kept_where_there_is_one() {
+        let keep = ["--config-from", "preserved"];
+        assert!(decide_at("/data", &facts("db1", Directory::Free, &[2, 3]), &keep).is_err());
+        let plan = decide_at("/data", &facts("db1", old_cluster(), &[2, 3]), &keep).unwrap();
+        assert_eq!(plan.config_from, ConfigFrom::Preserved);
     }
 
     #[test]

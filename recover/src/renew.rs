@@ -14,14 +14,14 @@ use common::restore::follow::{Arrival, RECOVERY_SIGNAL, Recovery};
 use common::restore::settings::{self, Replay, TargetAction, appended_to};
 use common::restore::target::Target;
 use common::server::backup::switch_wal;
-use common::server::{self, Programs, Session, StartOptions, StopMode};
+use common::server::{self, Programs, Session, StartOptions};
 use common::sys::clock::{Deadline, poll};
 use common::sys::{durable, process};
 
 use crate::cli::Cli;
 use crate::journal::{Journal, Renewal};
 use crate::place::Place;
-use crate::rollback::STOP_WAIT;
+use crate::service::Service;
 use crate::steps::check::connection;
 use crate::steps::configure::{AUTO_CONF, read_if_there, restore_command, write};
 use crate::verbatim::Verbatim;
@@ -66,7 +66,7 @@ pub(crate) fn run(
     journal.renewal = Some(Renewal { to: Some(timeline), ..renewal });
     journal.write(place)?;
     if !runs {
-        server::stop(programs, &place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+        Service::of(&journal.plan, ctx).stop(programs, &place.pgdata, &ctx.cancel)?;
         return Ok(());
     }
     if let Some(server) = server::running(&place.pgdata)? {
@@ -81,7 +81,7 @@ fn prepare(journal: &mut Journal, place: &Place, programs: &Programs, ctx: &Cont
     if let Some(renewal) = journal.renewal.clone().filter(|renewal| renewal.launched) {
         return Ok(renewal);
     }
-    server::stop(programs, &place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+    Service::of(&journal.plan, ctx).stop(programs, &place.pgdata, &ctx.cancel)?;
     let auto_conf = place.pgdata.join(AUTO_CONF);
     let mut renewal = match journal.renewal.clone() {
         Some(renewal) => renewal,
@@ -136,7 +136,7 @@ pub(crate) fn start(journal: &Journal, place: &Place, programs: &Programs, ctx: 
     let log = place.rollback_log();
     durable::replace(&log, b"", 0o600).with_context(|| format!("write {}", log.display()))?;
     let options = StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log };
-    server::start(programs, &place.pgdata, &options, &ctx.cancel)?;
+    Service::of(&journal.plan, ctx).start(programs, &place.pgdata, &options, &ctx.cancel)?;
     // A server that was killed has left its pid file, which says nothing of the new one. What does not come up is told by
     // whoever waits for it.
     let up = || Ok(server::running(&place.pgdata)?.map(drop));

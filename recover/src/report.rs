@@ -7,7 +7,7 @@ use common::sys::clock::Stopwatch;
 use common::units::{ByteCount, Took};
 use serde::Serialize;
 
-use crate::cli::Role;
+use crate::cli::{ConfigFrom, Role};
 use crate::plan::{Plan, Transaction};
 
 /// The names of the steps of a recovery.
@@ -87,6 +87,13 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
     lines.extend(describe_moment(plan, &format!(", then {}", plan.action.name())));
     let archiving = if plan.archives { "on again once the recovery is verified" } else { "off" };
     lines.push(format!("archiving       {archiving}"));
+    if !plan.config_differs.is_empty() {
+        let whose = match plan.config_from {
+            ConfigFrom::Backup => "the backup's; --config-from preserved keeps those in place",
+            ConfigFrom::Preserved => "those in place are kept",
+        };
+        lines.push(format!("configuration   {} differ: {whose}", plan.config_differs.join(", ")));
+    }
     if !plan.salvage.is_empty() {
         lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
     }

@@ -6,7 +6,6 @@
 //! the latest moment by other means, would follow what was undone.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use common::app::{Context, Outcome};
@@ -15,7 +14,7 @@ use common::pg::{ArchiveName, SegmentSize, TimelineId};
 use common::repo::records::AbandonedRecord;
 use common::report::{Advice, ExitClass};
 use common::restore::follow::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
-use common::server::{self, Programs, StopMode};
+use common::server::{self, Programs};
 
 use crate::ask;
 use crate::cli::{Cli, RollbackArgs};
@@ -23,11 +22,9 @@ use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::renew;
+use crate::service::Service;
 use crate::steps;
 use crate::undo;
-
-/// How long the recovered server may take for a fast stop.
-pub(crate) const STOP_WAIT: Duration = Duration::from_secs(30);
 
 /// Undoes the recovery that the journal tells of.
 pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
@@ -51,7 +48,7 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     let touched = journal.is_touched();
     if !journal.returned {
         if touched && place.pgdata.exists() {
-            server::stop(&programs, &place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+            Service::of(&journal.plan, ctx).stop(&programs, &place.pgdata, &ctx.cancel)?;
         }
         // Once the old cluster is back, its own files would be taken for the recovered one's.
         journal.new_timeline = abandoned_timeline(&journal, &place)?;

@@ -19,7 +19,9 @@ fn help_names_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, _) = recover(dir.path(), &["-?"]);
     assert_eq!(code, 0);
-    for command in ["list", "windows", "run", "find", "finish", "continue", "promote", "rollback", "extract"] {
+    for command in
+        ["list", "windows", "run", "find", "finish", "continue", "promote", "rollback", "extract", "status", "cleanup"]
+    {
         assert!(stdout.contains(command), "{stdout}");
     }
 }
@@ -31,6 +33,8 @@ fn help_names_the_commands() {
 #[case(&["run", "--target-timeline", "0"], 2)]
 #[case(&["run", "-T", "nonsense"], 2)]
 #[case(&["run", "--as", "something"], 2)]
+#[case(&["run", "--resume", "--target-latest"], 2)]
+#[case(&["run", "--config-from", "nowhere"], 2)]
 #[case(&["run", "--repo", "/nowhere"], 2)]
 #[case(&["continue", "--target-lsn", "0/1", "--target-xid", "7"], 2)]
 #[case(&["continue", "--repo", "/nowhere", "-D", "data"], 20)]

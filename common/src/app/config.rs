@@ -113,8 +113,21 @@ pub struct Settings {
     pub archive_timeout: Duration,
     /// How many workers a backup has, from 1 to 256.
     pub jobs: Option<usize>,
+    /// How the production server is stopped and started by a recovery, where it is not `pg_ctl`.
+    pub service: ServiceSettings,
     /// How many backups retention keeps, at least 1.
     pub keep_last: Option<u32>,
+}
+
+/// How a server is stopped and started: commands for a shell, or a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// Starts it.
+    pub start_command: Option<String>,
+    /// Stops it.
+    pub stop_command: Option<String>,
+    /// The systemd unit, instead of both.
+    pub systemd_unit: Option<String>,
 }
 
 impl Default for Settings {
@@ -134,6 +147,7 @@ impl Default for Settings {
             hole_grace: Duration::from_secs(10),
             archive_timeout: Duration::from_mins(1),
             jobs: None,
+            service: ServiceSettings::default(),
             keep_last: None,
         }
     }
@@ -179,6 +193,11 @@ impl Settings {
             hole_grace: file.hole_grace.map_or(defaults.hole_grace, |sourced| sourced.value),
             archive_timeout: file.archive_timeout.map_or(defaults.archive_timeout, |sourced| sourced.value),
             jobs: file.jobs.map(|sourced| sourced.value),
+            service: ServiceSettings {
+                start_command: file.start_command.map(|sourced| sourced.value),
+                stop_command: file.stop_command.map(|sourced| sourced.value),
+                systemd_unit: file.systemd_unit.map(|sourced| sourced.value),
+            },
             keep_last: file.keep_last.map(|sourced| sourced.value),
         };
         if let Some(pgdata) = &settings.pgdata {

@@ -35,7 +35,7 @@ const JOBS_MAX: i64 = 256;
 const BATCH_MAX: i64 = 64;
 
 /// Every section with its keys; the first is the top level.
-const SCHEMA: [(&str, &[&str]); 7] = [
+const SCHEMA: [(&str, &[&str]); 8] = [
     (
         "",
         &[
@@ -47,6 +47,7 @@ const SCHEMA: [(&str, &[&str]); 7] = [
             "archive",
             "restore",
             "backup",
+            "recovery",
             "retention",
         ],
     ),
@@ -55,6 +56,7 @@ const SCHEMA: [(&str, &[&str]); 7] = [
     ("archive", &["batch", "low-space"]),
     ("restore", &["hole-grace", "prefetch-size"]),
     ("backup", &["jobs", "archive-timeout"]),
+    ("recovery", &["start-command", "stop-command", "systemd-unit"]),
     ("retention", &["keep-last"]),
 ];
 
@@ -74,6 +76,9 @@ pub(crate) struct FileSettings {
     pub(crate) prefetch_size: Option<Sourced<ByteCount>>,
     pub(crate) jobs: Option<Sourced<usize>>,
     pub(crate) archive_timeout: Option<Sourced<Duration>>,
+    pub(crate) start_command: Option<Sourced<String>>,
+    pub(crate) stop_command: Option<Sourced<String>>,
+    pub(crate) systemd_unit: Option<Sourced<String>>,
     pub(crate) keep_last: Option<Sourced<u32>>,
 }
 
@@ -141,6 +146,17 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<FileSettings, Advice> {
         settings.jobs = section.whole_number("jobs", JOBS_MAX)?;
         settings.archive_timeout = section.duration("archive-timeout")?;
     }
+    if let Some(section) = top.section("recovery")? {
+        settings.start_command = section.parsed("start-command", "text", not_empty)?;
+        settings.stop_command = section.parsed("stop-command", "text", not_empty)?;
+        settings.systemd_unit = section.parsed("systemd-unit", "text", unit)?;
+        if let (Some(unit), Some(_)) =
+            (&settings.systemd_unit, settings.start_command.as_ref().or(settings.stop_command.as_ref()))
+        {
+            return Err(Advice::usage(format!("systemd-unit{}: commands of its own are configured too", unit.origin))
+                .hint("keep the unit, or start-command and stop-command"));
+        }
+    }
     if let Some(section) = top.section("retention")? {
         settings.keep_last = section.whole_number("keep-last", i64::from(u32::MAX))?;
     }
@@ -156,6 +172,13 @@ pub(crate) fn batch(text: &str) -> Result<usize, String> {
 
 fn not_empty(text: &str) -> Result<String, &'static str> {
     if text.is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
+}
+
+/// The name of a systemd unit.
+fn unit(text: &str) -> Result<String, &'static str> {
+    let text = not_empty(text)?;
+    let good = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    if text.chars().all(good) && !text.starts_with('-') { Ok(text) } else { Err("that is no unit's name") }
 }
 
 #[derive(Clone, Copy)]
@@ -344,6 +367,9 @@ archive-timeout = "2m"
 
 [retention]
 keep-last = 7
+
+[recovery]
+systemd-unit = "postgresql@15-main.service"
 "#;
         let settings = parsed(text).unwrap();
         let at = |line| Origin::File { path: PATH.into(), line };
@@ -366,6 +392,17 @@ keep-last = 7
         assert_eq!(settings.jobs.unwrap().value, 4);
         assert_eq!(settings.archive_timeout.unwrap().value, Duration::from_mins(2));
         assert_eq!(settings.keep_last.unwrap(), Sourced { value: 7, origin: at(24) });
+        assert_eq!(settings.systemd_unit.unwrap().value, "postgresql@15-main.service");
+    }
+
+    #[rstest]
+    #[case("systemd-unit = \"a b\"", "no unit's name")]
+    #[case("systemd-unit = \"--root=/\"", "no unit's name")]
+    #[case("start-command = \"\"", "it is empty")]
+    #[case("systemd-unit = \"pg\"\nstop-command = \"true\"", "commands of its own")]
+    fn a_server_is_started_in_one_way(#[case] lines: &str, #[case] complaint: &str) {
+        let advice = parsed(&format!("[recovery]\n{lines}")).unwrap_err();
+        assert!(advice.message.contains(complaint), "{}", advice.message);
     }
 
     #[test]

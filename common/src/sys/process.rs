@@ -175,6 +175,46 @@ impl<R: Read + AsFd> Capture<R> {
     }
 }
 
+/// How a launch came about.
+#[derive(Debug)]
+pub enum Launched<T> {
+    /// What was waited for is there; the program may still run.
+    Up(T),
+    /// The program has failed, or nothing came of it in time: how it ended.
+    Ended(String),
+}
+
+/// Starts a program that brings something up, and returns as soon as `up` has an answer, not when the program ends. Its
+/// output goes to the end of the file `log`. At the deadline it is left alone: what it started may still be on its way.
+pub fn launch<T>(
+    mut command: Command,
+    log: &Path,
+    deadline: Deadline,
+    cancel: &Cancel,
+    mut up: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<Launched<T>> {
+    cancel.check()?;
+    let program = command.get_program().to_owned();
+    let opening = || format!("open {}", log.display());
+    let output = fs::OpenOptions::new().create(true).append(true).open(log).with_context(opening)?;
+    command.stdin(Stdio::null()).stdout(output.try_clone().with_context(opening)?).stderr(output);
+    command.process_group(0);
+    let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+    loop {
+        // Asked before looking: what an ended program brought up is then there.
+        let status = child.try_wait().with_context(|| format!("wait for {}", program.display()))?;
+        if let Some(found) = up()? {
+            return Ok(Launched::Up(found));
+        }
+        match status {
+            Some(status) if !status.success() => return Ok(Launched::Ended(status.to_string())),
+            _ if deadline.passed() => return Ok(Launched::Ended("nothing came of it in time".to_owned())),
+            _ => cancel.check()?,
+        }
+        thread::sleep(PAUSE_MAX.min(deadline.remaining()));
+    }
+}
+
 /// Starts this very program again, with `options` before the arguments that it was started with, and goes on without it:
 /// it reads and writes nothing here, and gets none of the signals meant for our process group.
 pub fn start_again_detached(options: &[&str]) -> io::Result<()> {
@@ -238,6 +278,26 @@ mod tests {
 
     fn run_shell(script: &str) -> Finished {
         run(shell(script), LONG, &Cancel::default()).unwrap()
+    }
+
+    #[test]
+    fn a_launch_is_over_when_something_is_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, flag) = (dir.path().join("log"), dir.path().join("flag"));
+        let up = || Ok(flag.exists().then_some(7));
+        let shell = |text: &str| {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(text).current_dir(dir.path());
+            command
+        };
+        let launch =
+            |text: &str, wait| launch(shell(text), &log, Deadline::after(wait), &Cancel::default(), up).unwrap();
+        let long = Duration::from_mins(1);
+        assert!(matches!(launch("echo so; exit 3", long), Launched::Ended(how) if how.contains('3')));
+        assert!(matches!(launch("true", Duration::ZERO), Launched::Ended(_)));
+        // It goes on for as long as its input is open, which nobody waits for.
+        assert!(matches!(launch(": > flag; exec cat > /dev/null", long), Launched::Up(7)));
+        assert_eq!(fs::read_to_string(&log).unwrap(), "so\n");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use common::sys::clock::{Deadline, poll};
 use common::sys::space;
 use common::units::ByteCount;
 
-use super::{Site, target};
+use super::{Site, config_files, target};
 use crate::cli::{Cli, Role};
 use crate::facts::{Facts, OldCluster};
 use crate::place::is_mount_point;
@@ -122,6 +122,9 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     decision.plan.demands = decision.plan.demands.and(found.demands);
     if let Some(arrival) = found.arrival {
         decision.plan.arrive(arrival);
+    }
+    if decision.plan.replaces {
+        decision.plan.config_differs = config_files::differing(&site.repository, &decision.backup, &site.place.pgdata)?;
     }
     Ok(text)
 }

@@ -15,7 +15,7 @@ use common::restore::settings::{
 use common::server::configured;
 use common::sys::durable;
 
-use super::Site;
+use super::{Site, config_files};
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::plan::Plan;
@@ -36,6 +36,11 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Stri
     journal.plan.demands = Demands::of_control(&control);
     // Once the journal has it, the file may hold the settings of the recovery.
     if !is_settled {
+        if let Some(preserved) = journal.preserved() {
+            for line in config_files::choose(plan.config_from, preserved, pgdata)? {
+                site.ctx.output.line(&line)?;
+            }
+        }
         let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
         journal.final_auto_conf = Verbatim(match plan.port {
             Some(port) => copy_settings(&original, &control, port, plan, &site.place)?,

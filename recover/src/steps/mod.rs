@@ -1,6 +1,7 @@
 //! The eight steps: each does what the plan says, and nothing else.
 
 pub(crate) mod check;
+pub(crate) mod config_files;
 pub(crate) mod configure;
 pub(crate) mod extract;
 pub(crate) mod place;

@@ -11,6 +11,7 @@ use super::{Site, check, target};
 use crate::facts::Facts;
 use crate::journal::{Journal, Stage};
 use crate::plan::{Decision, Plan};
+use crate::service::Service;
 
 /// Starts the server and follows it.
 pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
@@ -21,7 +22,7 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arri
     // A configuration that names a data directory would lead the server to another one.
     let settings = vec![("data_directory".to_owned(), plan.pgdata.display().to_string())];
     let options = StartOptions { config_file: plan.config_file.clone(), settings, log };
-    server::start(&site.programs, &plan.pgdata, &options, &site.ctx.cancel)?;
+    Service::of(plan, site.ctx).start(&site.programs, &plan.pgdata, &options, &site.ctx.cancel)?;
     follow(plan, site)
 }
 

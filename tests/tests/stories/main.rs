@@ -26,6 +26,7 @@ mod power_cuts;
 mod promotion;
 mod retention_keeps;
 mod rollback;
+mod services;
 mod short_story;
 mod started_by_root;
 #[cfg(target_arch = "x86_64")]

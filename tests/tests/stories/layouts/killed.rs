@@ -50,6 +50,9 @@ pub(super) fn at_its_steps(scene: &Scene) -> Result<()> {
         let context = || format!("{:?}, killed before call {number} that looks like {pattern:?}", scene.layout);
         killed += u32::from(resumed(scene, number, pattern).with_context(context)?);
         killed += u32::from(undone(scene, number, pattern).with_context(context)?);
+        // What was undone is not needed, and there is only so much room.
+        scene.recover("cleanup", &["--yes"])?.run()?.success().with_context(context)?;
+        scene.require_as_before().with_context(context)?;
     }
     settings::tell(&format!("{:?}: killed {killed} times", scene.layout));
     Ok(())

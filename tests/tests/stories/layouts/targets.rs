@@ -26,6 +26,9 @@ pub(super) fn of_every_kind(scene: &Scene) -> Result<()> {
     for kind in chosen.iter().filter_map(|index| KINDS.get(*index)) {
         recover(scene, *kind).with_context(|| format!("{:?}, {kind:?}", scene.layout))?;
     }
+    if scene.layout == Layout::Tablespaces {
+        into_other_tablespaces(scene)?;
+    }
     if !settings::is_soak() || scene.layout == Layout::SideBySide {
         return Ok(());
     }
@@ -64,6 +67,23 @@ fn recover(scene: &Scene, kind: Kind) -> Result<()> {
         scene.laid.ctl("restart")?.success()?;
         workload::same_orders(&workload::orders(&recovered)?, &found)?;
     }
+    Ok(())
+}
+
+/// In place, but the tablespaces go to other disks; the old ones stay behind, set aside where they lay.
+fn into_other_tablespaces(scene: &Scene) -> Result<()> {
+    let old = scene.laid.spaces.first().context("a tablespace")?;
+    let new = scene.sandbox.folder("mapped")?;
+    let mapping = format!("{}={}", old.display(), new.display());
+    scene.run(&["--target-latest", "-T", &mapping])?.run()?.success()?;
+    scene.cluster().wait_promoted()?;
+    workload::same_orders(&workload::orders(scene.cluster())?, &scene.oracle.all())?;
+    let links = std::fs::read_dir(scene.cluster().pgdata().join("pg_tblspc"))?;
+    let targets = links.map(|link| Ok(std::fs::read_link(link?.path())?)).collect::<Result<Vec<_>>>()?;
+    ensure!(targets.contains(&new) && !targets.contains(old), "{targets:?}");
+    let names = std::fs::read_dir(old)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = names.collect::<Result<Vec<_>>>()?;
+    ensure!(names.iter().all(|name| !name.starts_with("PG_")), "{names:?}");
     Ok(())
 }
 
