@@ -55,6 +55,39 @@ pub(super) fn at_its_steps(scene: &Scene) -> Result<()> {
         scene.require_as_before().with_context(context)?;
     }
     settings::tell(&format!("{:?}: killed {killed} times", scene.layout));
+    while_it_is_undone(scene)
+}
+
+/// The calls of a rollback that it is killed before. Not every layout has all of them.
+const UNDOING: [(u32, &str); 10] = [
+    (1, NOTED),
+    (2, NOTED),
+    (1, "rename to *undone-*"),
+    (3, NOTED),
+    (4, NOTED),
+    (1, "rename to *postgresql.auto.conf"),
+    (1, "rename to *recovery.signal"),
+    (5, NOTED),
+    (2, "rename to *postgresql.auto.conf"),
+    (6, NOTED),
+];
+
+/// A rollback that is killed goes on when it is called again. In a soak at each of these calls; otherwise one in a layout.
+fn while_it_is_undone(scene: &Scene) -> Result<()> {
+    let own = |index: &usize| settings::is_soak() || *index == scene.layout.index() + 2;
+    let lsn = scene.commit()?.lsn.to_string();
+    let mut killed = 0;
+    for (number, pattern) in (0..UNDOING.len()).filter(own).filter_map(|index| UNDOING.get(index)) {
+        let context = || format!("{:?}, rollback killed before call {number} of {pattern:?}", scene.layout);
+        scene.run(&["--target-lsn", &lsn])?.run()?.success().with_context(context)?;
+        let rollback = scene.recover("rollback", &["--yes"])?;
+        killed += u32::from(rollback.killed_at(*number, pattern).with_context(context)?.is_some());
+        scene.roll_back().with_context(context)?;
+        let status = scene.status()?;
+        ensure!(status["stage"] == "rolledback", "{status}");
+        scene.recover("cleanup", &["--yes"])?.run()?.success().with_context(context)?;
+    }
+    settings::tell(&format!("{:?}: rollback killed {killed} times", scene.layout));
     Ok(())
 }
 
