@@ -52,6 +52,7 @@ pub(crate) fn run(request: &Request, ctx: &Context) -> anyhow::Result<()> {
         ctx,
         shelf: &shelf,
         repositories: Mutex::default(),
+        histories: Mutex::default(),
         cancel: Cancel::default(),
         state: Mutex::default(),
         changed: Condvar::new(),
@@ -75,6 +76,8 @@ struct Prefetcher<'a> {
     shelf: &'a Shelf,
     /// Those that could be opened, by their place in the settings.
     repositories: Mutex<BTreeMap<usize, Repository>>,
+    /// Those that were found.
+    histories: Mutex<BTreeMap<TimelineId, TimelineHistory>>,
     cancel: Cancel,
     state: Mutex<State>,
     changed: Condvar,
@@ -141,23 +144,33 @@ impl Prefetcher<'_> {
     /// The way that the server's recovery takes, as far as it can be known: along the newest timeline whose history it
     /// got, if the segment lies on that way.
     fn history(&self, segment: WalSegmentName, timeline: Option<TimelineId>) -> TimelineHistory {
-        let read = |timeline: TimelineId| {
-            let path = self.request.pgdata.join("pg_wal").join(timeline.history_file());
-            let here = std::fs::read(path).ok().and_then(|bytes| TimelineHistory::parse(timeline, &bytes).ok());
-            here.or_else(|| {
-                let repositories = locked(&self.repositories);
-                let system = self.request.identity.system_identifier;
-                repositories
-                    .values()
-                    .find_map(|repository| inventory::read_history(repository, system, timeline).ok()?)
-            })
-        };
         timeline
             .filter(|newest| *newest > segment.timeline)
-            .and_then(read)
+            .and_then(|newest| self.read_history(newest))
             .filter(|history| history.switch_of(segment.timeline).is_some())
-            .or_else(|| read(segment.timeline))
+            .or_else(|| self.read_history(segment.timeline))
             .unwrap_or_else(|| TimelineHistory::root(segment.timeline))
+    }
+
+    /// A timeline's history, from the server's `pg_wal` or a repository; it never changes, so it is looked for until it
+    /// was found once. The first timeline has none.
+    fn read_history(&self, timeline: TimelineId) -> Option<TimelineHistory> {
+        if timeline == TimelineId(1) {
+            return None;
+        }
+        if let Some(known) = locked(&self.histories).get(&timeline) {
+            return Some(known.clone());
+        }
+        let path = self.request.pgdata.join("pg_wal").join(timeline.history_file());
+        let here = std::fs::read(path).ok().and_then(|bytes| TimelineHistory::parse(timeline, &bytes).ok());
+        let found = here.or_else(|| {
+            // Copied, since the workers want the list while a far repository takes its time.
+            let repositories: Vec<Repository> = locked(&self.repositories).values().cloned().collect();
+            let system = self.request.identity.system_identifier;
+            repositories.iter().find_map(|repository| inventory::read_history(repository, system, timeline).ok()?)
+        })?;
+        locked(&self.histories).insert(timeline, found.clone());
+        Some(found)
     }
 
     /// One worker: fetches what is wanted, soonest first, until the work is over.
