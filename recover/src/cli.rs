@@ -37,6 +37,8 @@ pub enum Command {
     List,
     /// Show which moments can be reached, and where WAL is missing
     Windows,
+    /// Prove that `recover run` with the same options would succeed; change nothing
+    Check(Box<CheckArgs>),
     /// Recover the cluster in -D DIR, or make a copy there, in eight steps
     Run(Box<RunArgs>),
     /// Check a recovered server that somebody else started, and let it archive again
@@ -55,6 +57,8 @@ pub enum Command {
     Cleanup(CleanupArgs),
     /// Write tables, or one database, as of a moment to a file, without touching the server
     Extract(Box<ExtractArgs>),
+    /// Make a copy the production server, on a timeline that nobody else has
+    Adopt(AdoptArgs),
 }
 
 /// Which moment.
@@ -112,6 +116,7 @@ pub struct MomentArgs {
 
 /// Options of `recover run`.
 #[derive(Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct RunArgs {
     /// Which moment, and from which backup.
     #[command(flatten)]
@@ -138,6 +143,9 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_start: bool,
 
+    /// Go on although somebody (Patroni, Pacemaker, systemd) looks after the server
+    #[arg(long)]
+    pub ignore_supervisor: bool,
     /// Go on with a recovery that was cut short, from the step that it had reached
     #[arg(long, conflicts_with_all = [
         "target", "target_exclusive", "target_timeline", "target_action", "backup", "role", "tablespace_mapping",
@@ -215,6 +223,26 @@ pub struct ContinueArgs {
     /// What the server does at the target [default: the same as before]
     #[arg(long, value_name = "ACTION", value_enum)]
     target_action: Option<Action>,
+}
+
+/// Options of `recover check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// What `recover run` would be told.
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// Read every byte of the backup, and every WAL segment up to the target
+    #[arg(long)]
+    pub deep: bool,
+}
+
+/// Options of `recover adopt`.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// Do not ask whether the old production server is down for good
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Options of `recover rollback`.

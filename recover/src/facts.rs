@@ -11,6 +11,7 @@ use common::pg::control::ControlFile;
 use common::repo::chain::Inventory;
 use common::repo::records::BackupRecord;
 use common::report::Advice;
+use common::restore::aim::Aim;
 use common::restore::own::is_no_server_file;
 use common::restore::salvage::{self, Tail};
 use common::server::{self, Postmaster};
@@ -39,6 +40,17 @@ pub(crate) struct Facts {
     pub(crate) origin: Option<Origin>,
     /// WAL in its own `pg_wal`.
     pub(crate) tail: Tail,
+    /// The backup that the WAL chose, where it was asked.
+    pub(crate) aim: Option<Aim>,
+}
+
+impl Facts {
+    /// All WAL at hand: the archive's, and what is in the cluster's own `pg_wal`.
+    pub(crate) fn known_wal(&self) -> Inventory {
+        let mut known = self.archive.clone();
+        self.tail.add_to(&mut known);
+        known
+    }
 }
 
 /// The cluster whose backups these are, on this host.
@@ -141,7 +153,7 @@ pub(crate) fn gather_beside(
     };
     let recorded = backups.iter().map(|backup| &backup.source.data_directory);
     let links_here = recorded.filter(|path| leads_to(path, &place.pgdata)).cloned().collect();
-    Ok(Facts { now: ctx.clock.now(), host, directory, links_here, system, backups, archive, origin, tail })
+    Ok(Facts { now: ctx.clock.now(), host, directory, links_here, system, backups, archive, origin, tail, aim: None })
 }
 
 /// Whether the path is another name of this place, which need not be there any more.

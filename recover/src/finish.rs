@@ -8,6 +8,7 @@ use common::server;
 use crate::cli::Cli;
 use crate::facts;
 use crate::journal::{Journal, Stage};
+use crate::lease;
 use crate::place::Place;
 use crate::steps::{self, Site};
 
@@ -51,6 +52,9 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
 pub(crate) fn conclude(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Outcome> {
     let ctx = site.ctx;
     let seen = steps::verify::run(arrival, journal, site)?;
+    if journal.stage == Stage::Done {
+        lease::end_left(&site.repository, &site.place);
+    }
     ctx.output.line(&format!("{}; {seen}", arrival.describe()))?;
     for line in steps::ending(journal, site).lines {
         ctx.output.line(&line)?;

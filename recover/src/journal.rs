@@ -244,6 +244,7 @@ impl Journal {
 pub(crate) mod tests {
     use super::*;
     use crate::cli::ConfigFrom;
+    use crate::divergence::Divergence;
     use crate::plan::{Arrival, Transaction};
     use common::pg::Lsn;
     use common::restore::demands::Demands;
@@ -285,6 +286,7 @@ pub(crate) mod tests {
             major: 15,
             decided: time,
             demands: Demands { max_connections: 7, ..Demands::default() },
+            divergence: Divergence { slots: vec![text.to_owned()], ..Divergence::default() },
             warnings: vec![text.to_owned()],
         };
         let changes = vec![

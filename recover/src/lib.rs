@@ -10,15 +10,19 @@
 //!
 //! Data flows one way: `cli` → `facts` (gather) → `plan` (decide, pure) → `steps` (act) → `report`.
 
+mod adopt;
 mod aside;
 mod ask;
+mod check;
 mod cleanup;
 mod cli;
+mod divergence;
 mod extract;
 mod facts;
 mod find;
 mod finish;
 mod journal;
+mod lease;
 mod list;
 mod onward;
 mod place;
@@ -31,7 +35,9 @@ mod run;
 mod service;
 mod status;
 mod steps;
+mod supervisors;
 mod undo;
+mod unseen;
 mod verbatim;
 mod windows;
 
@@ -46,11 +52,13 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     match &cli.command {
         Command::List => list::run(ctx),
         Command::Windows => windows::run(ctx),
+        Command::Check(args) => check::run(args, cli, ctx),
         Command::Run(args) => run::run(args, cli, ctx),
         Command::Finish => finish::run(cli, ctx),
         Command::Find(args) => find::run(args, cli, ctx),
         Command::Continue(args) => onward::go_on(args, cli, ctx),
         Command::Promote => onward::promote(cli, ctx),
+        Command::Adopt(args) => adopt::run(args, cli, ctx),
         Command::Rollback(args) => rollback::run(args, cli, ctx),
         Command::Status => status::run(ctx),
         Command::Cleanup(args) => cleanup::run(args, ctx),

@@ -23,6 +23,7 @@ use crate::cli::{Cli, ContinueArgs};
 use crate::facts::{self, Facts};
 use crate::finish;
 use crate::journal::{Journal, Stage};
+use crate::lease::Hold;
 use crate::place::Place;
 use crate::plan::{self, Decision, Plan};
 use crate::steps::{self, Site};
@@ -93,6 +94,7 @@ pub(crate) fn go_on(args: &ContinueArgs, cli: &Cli, ctx: &Context) -> anyhow::Re
     }
     let facts = facts::gather(&site.place, &site.repository, ctx)?;
     let mut decision = decide(args, &journal.plan, &facts)?;
+    let _lease = Hold::take(&site.repository, &decision.backup, &site.place, "recover continue", ctx);
     let found = steps::target::locate(&facts, &decision, &site)?;
     decision.plan.demands = decision.plan.demands.and(found.demands);
     if let Some(arrival) = found.arrival {

@@ -16,6 +16,7 @@ use common::restore::wal_plan::{Stretch, WalPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{ConfigFrom, Role, RunArgs};
+use crate::divergence::Divergence;
 use crate::facts::{Directory, Facts};
 use crate::place::Place;
 
@@ -77,6 +78,9 @@ pub(crate) struct Plan {
     pub(crate) decided: DateTime<Utc>,
     /// The settings that the server needs at least, as far as the WAL and the old cluster say.
     pub(crate) demands: Demands,
+    /// Who is left behind by the cluster that is replaced.
+    #[serde(default)]
+    pub(crate) divergence: Divergence,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -128,10 +132,12 @@ pub(crate) struct Decision {
 
 /// Decides, or says why it is refused.
 pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &Place) -> Result<Decision, Advice> {
-    let mut known = facts.archive.clone();
-    facts.tail.add_to(&mut known);
+    let known = facts.known_wal();
     let wish = Wish { target: args.moment.target(), timeline: args.moment.timeline(), backup: args.moment.backup };
-    let Choice { backup, route, missing_fork } = choose(&facts.backups, &known, &wish)?;
+    let Choice { backup, route, missing_fork } = match &facts.aim {
+        Some(aim) => aim.choice.clone(),
+        None => choose(&facts.backups, &known, &wish)?,
+    };
     let role = role(facts, args, place, &backup)?;
     if wish.target == Target::Latest && args.action() != TargetAction::Promote {
         return Err(Advice::usage(format!(
@@ -191,6 +197,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         major: backup.source.version_number / 10_000,
         decided: facts.now,
         demands: facts.origin.as_ref().map(|origin| Demands::of_control(&origin.control)).unwrap_or_default(),
+        divergence: Divergence::default(),
         warnings,
     };
     Ok(Decision { plan, backup, route, missing_fork })
@@ -395,6 +402,7 @@ mod tests {
             archive,
             origin: None,
             tail: Tail::default(),
+            aim: None,
         }
     }
 

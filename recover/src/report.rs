@@ -100,6 +100,7 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
     for (oid, place) in &plan.tablespaces {
         lines.push(format!("tablespace      {oid} in {}", place.display()));
     }
+    lines.extend(plan.divergence.describe().into_iter().map(|line| format!("left behind     {line}")));
     lines.extend(warnings(plan));
     lines
 }

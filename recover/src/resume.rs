@@ -10,6 +10,7 @@ use common::report::Advice;
 use crate::cli::Cli;
 use crate::facts;
 use crate::journal::{Journal, Stage};
+use crate::lease::Hold;
 use crate::place::Place;
 use crate::report::Reporter;
 use crate::run::{act, conclude};
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         site.place.pgdata.display(),
         journal.began.format("%Y-%m-%d %H:%M:%SZ")
     ))?;
+    let _lease = Hold::take(&site.repository, &backup, &site.place, "recover run --resume", ctx);
     let journal = act(&backup, journal, &site, &mut reporter, |err| err);
     conclude(journal, reporter, &site, ctx)
 }

@@ -11,6 +11,7 @@ use crate::ask;
 use crate::cli::{Cli, RunArgs};
 use crate::facts;
 use crate::journal::{Journal, Stage};
+use crate::lease::Hold;
 use crate::place::Place;
 use crate::plan::{self, Plan};
 use crate::report::{self, Reporter};
@@ -35,9 +36,13 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
     if needs_tail && !args.dry_run && steps::check::bring_in_the_tail(&facts, &repository, cli, ctx)? {
         facts = facts::gather(&place, &repository, ctx)?;
     }
+    facts.aim = steps::target::aim(&facts, &args.moment, &repository, ctx)?;
     let mut decision = plan::decide(&facts, args, port, &place)?;
     let site = Site::new(place, repository, cli, ctx, &decision)?;
-    let checked = steps::check::prove(&facts, &mut decision, &site)?;
+    // Before the proof: what is proved to be there must stay there.
+    let _lease =
+        (!args.dry_run).then(|| Hold::take(&site.repository, &decision.backup, &site.place, "recover run", ctx));
+    let checked = steps::check::prove(&facts, &mut decision, args, &site)?;
     if args.dry_run {
         return show(&decision.plan, ctx);
     }
@@ -182,7 +187,7 @@ fn with_way_back(err: anyhow::Error, site: &Site<'_>) -> anyhow::Error {
 }
 
 /// The port of `-p`, which a copy listens on.
-fn port(cli: &Cli) -> anyhow::Result<Option<u16>> {
+pub(crate) fn port(cli: &Cli) -> anyhow::Result<Option<u16>> {
     let parse = |text: &String| {
         text.parse().ok().filter(|port| *port > 0).with_context(|| Advice::usage(format!("{text:?} is no port")))
     };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use common::archive::backups::{self, is_alive};
-use common::archive::{Repository, sweep};
+use common::archive::{Repository, leases, sweep};
 use common::repo::BackupId;
 use common::repo::layout::backup_object;
 use common::repo::records::StartedRecord;
@@ -44,6 +44,10 @@ pub(crate) fn carry_out(
             tracing::warn!("{} shows signs of life and is kept", item.id);
             continue;
         }
+        if let Some(lease) = lease_on(repository, item.id, now)? {
+            tracing::warn!("{} is kept: {lease}", item.id);
+            continue;
+        }
         backups::remove(repository, item.id)?;
         acted.backups += 1;
         acted.bytes += item.bytes;
@@ -56,11 +60,22 @@ pub(crate) fn carry_out(
         progress.end();
         return Ok(acted);
     }
+    if plan.dropped_wal().next().is_some()
+        && let Some(lease) = new_lease(repository, plan)?
+    {
+        tracing::warn!("{lease} was taken meanwhile: no WAL is removed this time");
+        progress.end();
+        return Ok(acted);
+    }
     for item in plan.dropped_wal() {
         sweep::remove(repository, &item.keys, cancel)?;
         acted.wal_files += item.files;
         acted.bytes += item.bytes;
         progress.advance(item.bytes);
+    }
+    let expired = leases::remove_expired(repository, now)?;
+    if expired > 0 {
+        tracing::info!("removed {expired} leases that had expired");
     }
     let left_behind = sweep::unpublished(repository)?;
     if left_behind > 0 {
@@ -77,6 +92,24 @@ fn is_still_dead(repository: &Repository, id: BackupId, now: DateTime<Utc>) -> a
         repository.read_record(&repository.layout().backup_object(id, backup_object::STARTED)?)?;
     let is_complete = repository.store().stat(&commit)?.is_some();
     Ok(!is_complete && started.is_none_or(|started| !is_alive(&started, now)))
+}
+
+/// Why a backup must stay that nobody restored from when the plan was made.
+fn lease_on(repository: &Repository, id: BackupId, now: DateTime<Utc>) -> anyhow::Result<Option<String>> {
+    let found = leases::list(repository).context("look for new leases")?;
+    Ok(found.iter().find_map(|(key, found)| match found {
+        leases::Found::Lease(lease) if lease.backup == id && leases::is_held(lease, now) => {
+            Some(leases::describe(lease))
+        }
+        leases::Found::Lease(_) => None,
+        leases::Found::Unreadable(reason) => Some(format!("{key}: {reason}")),
+    }))
+}
+
+/// A lease that the plan does not know.
+fn new_lease(repository: &Repository, plan: &Plan) -> anyhow::Result<Option<String>> {
+    let found = leases::list(repository).context("look for new leases")?;
+    Ok(found.into_iter().map(|(key, _)| key.to_string()).find(|key| !plan.leases.contains(key)))
 }
 
 /// A backup that the plan does not know.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use common::archive::backups::{self, Found};
 use common::archive::sweep::{self, WalFile};
-use common::archive::{Repository, inventory};
+use common::archive::{Repository, inventory, leases};
 use common::pg::{SegmentSize, SystemIdentifier};
 use common::repo::BackupId;
 use common::repo::chain::Inventory;
-use common::repo::records::{BackupRecord, IdentityRecord, StartedRecord};
+use common::repo::records::{BackupRecord, IdentityRecord, LeaseRecord, StartedRecord};
 use common::report::message_of;
 
 /// A repository's backups and WAL.
@@ -20,6 +21,8 @@ pub struct Catalog {
     pub wal: BTreeMap<SystemIdentifier, SystemWal>,
     /// The system identifier that the cluster got last; none when the cluster has no record of any.
     pub newest_system: Option<SystemIdentifier>,
+    /// Who restores from what, by the name of the record.
+    pub leases: BTreeMap<String, leases::Found>,
 }
 
 /// One backup.
@@ -53,6 +56,22 @@ pub struct SystemWal {
 }
 
 impl Catalog {
+    /// The leases that hold at this moment.
+    pub fn held_leases(&self, now: DateTime<Utc>) -> impl Iterator<Item = (&String, &LeaseRecord)> {
+        self.leases.iter().filter_map(move |(key, found)| match found {
+            leases::Found::Lease(lease) if leases::is_held(lease, now) => Some((key, &**lease)),
+            leases::Found::Lease(_) | leases::Found::Unreadable(_) => None,
+        })
+    }
+
+    /// A lease that cannot be read, and why: what it protects is not known.
+    pub fn unreadable_lease(&self) -> Option<(&String, &String)> {
+        self.leases.iter().find_map(|(key, found)| match found {
+            leases::Found::Unreadable(reason) => Some((key, reason)),
+            leases::Found::Lease(_) => None,
+        })
+    }
+
     /// Whether the cluster has left no trace.
     pub fn is_empty(&self) -> bool {
         self.backups.is_empty() && self.wal.is_empty() && self.newest_system.is_none()
@@ -80,8 +99,11 @@ pub(crate) fn gather(repository: &Repository) -> anyhow::Result<Catalog> {
             .and_then(|size| inventory::read(repository, system, size).map_err(|err| message_of(&err)));
         (system, SystemWal { files, inventory })
     });
+    // Leases last: one that is taken while this reads is seen, and one that is given up is of no use any more.
+    let leases = leases::list(repository)?.into_iter().map(|(key, found)| (key.to_string(), found)).collect();
     let newest = identities.iter().max_by_key(|identity| (identity.first_seen, identity.system_identifier));
-    Ok(Catalog { wal: wal.collect(), newest_system: newest.map(|identity| identity.system_identifier), backups })
+    let newest_system = newest.map(|identity| identity.system_identifier);
+    Ok(Catalog { wal: wal.collect(), newest_system, backups, leases })
 }
 
 /// The size of a system's segments, when the records that know it agree.

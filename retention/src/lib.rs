@@ -6,7 +6,8 @@
 //!
 //! There is no lock, and none is needed: a removal passes over what is gone already, and what a plan removes no backup
 //! that it keeps has any use for, whoever removes it first. Two runs at once leave what both of them keep. A backup that
-//! begins after the plan was made is seen before any WAL goes, and then no WAL goes.
+//! begins after the plan was made is seen before any WAL goes, and then no WAL goes. Whoever restores holds a lease on
+//! the backup and its WAL, which is looked for again in the same way.
 
 mod act;
 mod cli;

@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 
 use chrono::{DateTime, Utc};
 use common::archive::backups::is_alive;
+use common::archive::leases;
 use common::pg::{SystemIdentifier, TimelineId};
 use common::repo::BackupId;
-use common::repo::records::BackupRecord;
+use common::repo::records::{BackupRecord, LeaseRecord};
 use serde::Serialize;
 
 use crate::facts::{Catalog, State};
@@ -67,6 +68,9 @@ pub struct Plan {
     pub wal: Vec<WalItem>,
     /// What somebody should look at: records and histories that cannot be read.
     pub findings: Vec<String>,
+    /// The leases that are known, by the names of their records.
+    #[serde(skip)]
+    pub leases: BTreeSet<String>,
 }
 
 impl Plan {
@@ -96,12 +100,15 @@ impl Plan {
 ///
 /// A backup is good when it is whole and none of its pages had a wrong checksum. The newest `keep_last` good ones stay,
 /// and the newest good one that leads to the timeline that the cluster is on, should none of these do: after a recovery
-/// to an earlier moment the newest backups may lie on the way that was left. Without any good backup nothing goes.
+/// to an earlier moment the newest backups may lie on the way that was left. Without any good backup nothing goes, nor
+/// what a lease protects; one that cannot be read protects everything.
 pub fn decide(catalog: &Catalog, policy: Policy, now: DateTime<Utc>) -> Plan {
     let good = kept_good(catalog, policy);
     let oldest_good = good.first_key_value().map(|(id, _)| *id);
     let mut findings = Vec::new();
     let mut backups = Vec::new();
+    let unreadable = catalog.unreadable_lease();
+    findings.extend(unreadable.map(|(key, reason)| format!("{key}: {reason}")));
     for (id, backup) in &catalog.backups {
         let (verdict, reason) = match (&backup.state, oldest_good) {
             (State::Unreadable(reason), _) => {
@@ -115,13 +122,26 @@ pub fn decide(catalog: &Catalog, policy: Policy, now: DateTime<Utc>) -> Plan {
             (State::Unfinished(started), Some(_)) => (Verdict::Drop, unfinished(started.is_some())),
             (State::Complete(record), Some(oldest)) => complete(*id, record, oldest, &good, policy),
         };
+        let leased = match unreadable {
+            Some((key, _)) => Some(format!("what {key} protects is not known")),
+            None => lease_on(catalog, *id, now).map(leases::describe),
+        };
+        let (verdict, reason) = match (verdict, leased) {
+            (Verdict::Drop, Some(lease)) => (Verdict::Keep, lease),
+            unchanged => (unchanged.0, reason),
+        };
         let was_unfinished = matches!(backup.state, State::Unfinished(_));
         backups.push(BackupItem { id: *id, verdict, reason, bytes: backup.bytes, was_unfinished });
     }
     let kept: BTreeSet<BackupId> =
         backups.iter().filter(|item| item.verdict == Verdict::Keep).map(|item| item.id).collect();
     let wal = wal::decide(catalog, &kept, now, oldest_good.is_some(), &mut findings);
-    Plan { backups, wal, findings }
+    Plan { backups, wal, findings, leases: catalog.leases.keys().cloned().collect() }
+}
+
+/// A lease that holds on this backup.
+fn lease_on(catalog: &Catalog, id: BackupId, now: DateTime<Utc>) -> Option<&LeaseRecord> {
+    catalog.held_leases(now).map(|(_, lease)| lease).find(|lease| lease.backup == id)
 }
 
 fn unfinished(has_record: bool) -> String {

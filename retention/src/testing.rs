@@ -11,7 +11,7 @@ use common::pg::{ArchiveName, Lsn, SegmentSize, SystemIdentifier, TimelineHistor
 use common::repo::chain::Inventory;
 use common::repo::layout::backup_object;
 use common::repo::records::{
-    AbandonedRecord, BackupRecord, IdentityRecord, PartRecord, StartedRecord, WalPosition, testing,
+    AbandonedRecord, BackupRecord, IdentityRecord, LeaseRecord, PartRecord, StartedRecord, WalPosition, testing,
 };
 use common::repo::{BackupId, ClusterName};
 use common::store::{MemoryStore, Store};
@@ -92,6 +92,28 @@ impl World {
         };
         let key = self.repository.layout().backup_object(id, backup_object::STARTED).unwrap();
         self.repository.replace_record(&key, &record).unwrap();
+    }
+
+    /// Somebody restores from a backup and needs WAL of timeline 1 from `start` on, until `minutes`.
+    pub(crate) fn lease(&self, backup: BackupId, start: Lsn, minutes: i64) {
+        let record = LeaseRecord {
+            owner: format!("{minutes}"),
+            host: "db2".to_owned(),
+            pid: 1,
+            data_directory: "/copy".into(),
+            purpose: "recover run".to_owned(),
+            system_identifier: SYSTEM,
+            backup,
+            start_wal: WalPosition { timeline: TimelineId(1), lsn: start },
+            taken_at: time(0),
+            expires_at: time(minutes),
+        };
+        self.repository.create_record(&self.repository.layout().lease(&record.owner).unwrap(), &record).unwrap();
+    }
+
+    /// A lease that nobody can read.
+    pub(crate) fn unreadable_lease(&self) {
+        self.store.replace(&self.repository.layout().lease("0123").unwrap(), b"{").unwrap();
     }
 
     pub(crate) fn put_backup_object(&self, id: BackupId, name: &str, bytes: &[u8]) {

@@ -1,7 +1,8 @@
 //! Which WAL goes. Pure.
 //!
 //! A segment is needed when a recovery from a kept backup may read it: it is at or after the segment of the backup's
-//! start, on a timeline that the backup leads to or on one of that timeline's ancestors. On timelines that no kept
+//! start, on a timeline that the backup leads to or on one of that timeline's ancestors; the same holds for a backup that
+//! somebody restores from. On timelines that no kept
 //! backup leads to, what is older than the start of every kept backup goes; the rest stays, since nobody can tell what
 //! it is for. History files are small, and the map of all timelines: they stay for ever, as do the records of abandoned
 //! timelines.
@@ -89,6 +90,9 @@ fn reason_to_hold(catalog: &Catalog, now: DateTime<Utc>, has_good: bool) -> Opti
     if !has_good {
         return Some("nothing goes while there is no good backup".to_owned());
     }
+    if let Some((key, _)) = catalog.unreadable_lease() {
+        return Some(format!("what {key} protects is not known"));
+    }
     catalog.backups.iter().find_map(|(id, backup)| match &backup.state {
         State::Unreadable(_) => Some(format!("what {id} needs is not known: its record cannot be read")),
         State::Unfinished(Some(started)) if started.start_wal.is_none() && is_alive(started, now) => {
@@ -115,6 +119,7 @@ fn rule(
 ) -> Rule {
     let being_made = being_made(catalog, now);
     let mut starts: Vec<Start> = kept.iter().filter_map(|id| start_of(catalog, *id, system)).collect();
+    starts.extend(leased(catalog, system, now));
     if starts.is_empty() {
         return if catalog.newest_system == Some(system) || catalog.newest_system.is_none() || !being_made.is_empty() {
             Rule::Everything(Verdict::Keep, "no backup of this system is kept yet".to_owned())
@@ -136,6 +141,15 @@ fn start_of(catalog: &Catalog, id: BackupId, system: SystemIdentifier) -> Option
         }
         _ => None,
     }
+}
+
+/// What those need who restore; the backup itself may be gone or unfinished, and its WAL stays all the same.
+fn leased(catalog: &Catalog, system: SystemIdentifier, now: DateTime<Utc>) -> impl Iterator<Item = Start> {
+    let of_system = catalog.held_leases(now).filter(move |(_, lease)| lease.system_identifier == system);
+    of_system.map(|(_, lease)| {
+        let position = lease.start_wal;
+        Start { backup: lease.backup, timeline: position.timeline, begins: position.lsn, stop: position.lsn }
+    })
 }
 
 fn being_made(catalog: &Catalog, now: DateTime<Utc>) -> Vec<Start> {

@@ -5,9 +5,7 @@
 //! leaves either a whole backup or one that nobody lists.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,10 +19,8 @@ use crate::store::{Key, Published};
 use crate::sys::clock::Clock;
 
 use super::Repository;
+use super::heartbeat::Heartbeat;
 use super::repository::random_name;
-
-/// How often a running backup shows that it lives.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A running backup that has not shown itself for this long is dead.
 const HEARTBEAT_AGE_MAX: TimeDelta = TimeDelta::minutes(30);
@@ -131,13 +127,7 @@ pub fn remove(repository: &Repository, id: BackupId) -> anyhow::Result<()> {
 pub struct Claim {
     repository: Repository,
     id: BackupId,
-    heartbeat: Option<Heartbeat>,
-}
-
-#[derive(Debug)]
-struct Heartbeat {
-    control: mpsc::Sender<Option<WalPosition>>,
-    thread: JoinHandle<()>,
+    heartbeat: Option<Heartbeat<WalPosition>>,
 }
 
 impl Claim {
@@ -156,7 +146,7 @@ impl Claim {
                 start_wal: None,
             };
             if repository.create_record(&key, &record)? == Published::Created {
-                let heartbeat = Some(Heartbeat::start(repository.clone(), key, record, Arc::clone(clock)));
+                let heartbeat = Some(heartbeat(repository.clone(), key, record, Arc::clone(clock)));
                 return Ok(Self { repository: repository.clone(), id, heartbeat });
             }
         }
@@ -176,8 +166,7 @@ impl Claim {
     /// Writes down where the needed WAL begins, so that retention keeps it from now on.
     pub fn note_start(&self, start: WalPosition) {
         if let Some(heartbeat) = &self.heartbeat {
-            // The thread only ends after this sender, so sending cannot fail before.
-            let _sent = heartbeat.control.send(Some(start)).is_ok();
+            heartbeat.tell(start);
         }
     }
 
@@ -186,47 +175,27 @@ impl Claim {
         let key = self.repository.layout().backup_object(self.id, backup_object::COMMIT)?;
         let published = self.repository.create_record(&key, record)?;
         anyhow::ensure!(published == Published::Created, "{key} exists already, written by somebody else");
-        self.stop_heartbeat();
+        self.heartbeat = None;
         Ok(())
     }
 
     /// Removes everything that was written.
     pub fn give_up(mut self) -> anyhow::Result<()> {
-        self.stop_heartbeat();
+        self.heartbeat = None;
         remove(&self.repository, self.id)
     }
-
-    fn stop_heartbeat(&mut self) {
-        if let Some(Heartbeat { control, thread }) = self.heartbeat.take() {
-            drop(control);
-            // A panic in that thread has ended the program already, through the panic hook.
-            let _ended = thread.join().is_ok();
-        }
-    }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.stop_heartbeat();
-    }
-}
-
-impl Heartbeat {
-    fn start(repository: Repository, key: Key, mut record: StartedRecord, clock: Arc<dyn Clock>) -> Self {
-        let (control, orders) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            loop {
-                match orders.recv_timeout(HEARTBEAT_INTERVAL) {
-                    Ok(start) => record.start_wal = start,
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                }
-                record.heartbeat_at = clock.now();
-                if let Err(err) = repository.replace_record(&key, &record) {
-                    tracing::warn!("cannot renew {key}: {}", message_of(&err));
-                }
-            }
-        });
-        Self { control, thread }
-    }
+/// Shows in the run's record that it lives, and where its WAL begins once that is known.
+fn heartbeat(
+    repository: Repository,
+    key: Key,
+    mut record: StartedRecord,
+    clock: Arc<dyn Clock>,
+) -> Heartbeat<WalPosition> {
+    Heartbeat::start(key, move |key, start| {
+        record.start_wal = start.or(record.start_wal);
+        record.heartbeat_at = clock.now();
+        repository.replace_record(key, &record)
+    })
 }

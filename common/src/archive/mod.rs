@@ -5,9 +5,11 @@
 
 pub mod acknowledgement;
 pub mod backups;
+mod heartbeat;
 pub mod identity;
 pub mod inspect;
 pub mod inventory;
+pub mod leases;
 pub mod memory;
 pub mod moments;
 mod repository;

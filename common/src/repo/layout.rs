@@ -106,6 +106,16 @@ impl Layout {
         format!("{}/backup/", self.cluster)
     }
 
+    /// The folder of all leases, with a final slash.
+    pub fn leases(&self) -> String {
+        format!("{}/lease/", self.cluster)
+    }
+
+    /// The record of the lease of this owner.
+    pub fn lease(&self, owner: &str) -> Result<Key, StoreError> {
+        Key::new(format!("{}{owner}.json", self.leases()))
+    }
+
     /// The folder of one backup, with a final slash.
     pub fn backup(&self, id: BackupId) -> String {
         format!("{}{id}/", self.backups())

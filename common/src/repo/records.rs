@@ -219,6 +219,32 @@ pub struct AbandonedRecord {
     pub at: DateTime<Utc>,
 }
 
+/// `lease/<owner>.json`: somebody restores from this backup. Rewritten now and then with a new end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// A random name of the holder; also the key's.
+    pub owner: String,
+    /// The host that it restores on.
+    pub host: String,
+    /// Its process id there.
+    pub pid: u32,
+    /// The data directory that it makes.
+    pub data_directory: PathBuf,
+    /// What it does, for people.
+    pub purpose: String,
+    /// The system of the backup and of the WAL.
+    #[serde(with = "as_text")]
+    pub system_identifier: SystemIdentifier,
+    /// The backup that must stay.
+    pub backup: BackupId,
+    /// Where the WAL begins that must stay, on every timeline that leads on from there.
+    pub start_wal: WalPosition,
+    /// When it was taken.
+    pub taken_at: DateTime<Utc>,
+    /// Until when it holds.
+    pub expires_at: DateTime<Utc>,
+}
+
 impl Record for RepositoryRecord {
     const KIND: &'static str = "repository";
     const MENDING: &'static str =
@@ -242,6 +268,11 @@ impl Record for BackupRecord {
 
 impl Record for AbandonedRecord {
     const KIND: &'static str = "abandoned";
+}
+
+impl Record for LeaseRecord {
+    const KIND: &'static str = "lease";
+    const MENDING: &'static str = "when no restore is going on, remove it: retention keeps everything until then";
 }
 
 /// A number as a string.
@@ -361,6 +392,7 @@ mod tests {
                 first_seen: time,
             };
             prop_assert_eq!(open::<IdentityRecord>(&seal(&identity).unwrap()).unwrap(), identity);
+            let owner = text.clone();
             let started = StartedRecord {
                 owner: text.clone(),
                 host: text,
@@ -372,6 +404,19 @@ mod tests {
             prop_assert_eq!(open::<StartedRecord>(&seal(&started).unwrap()).unwrap(), started);
             let abandoned = AbandonedRecord { timeline: TimelineId(7), at: time };
             prop_assert_eq!(open::<AbandonedRecord>(&seal(&abandoned).unwrap()).unwrap(), abandoned);
+            let lease = LeaseRecord {
+                owner: owner.clone(),
+                host: owner,
+                pid: 7,
+                data_directory: "/data".into(),
+                purpose: "x".to_owned(),
+                system_identifier: number,
+                backup: BackupId::at(time),
+                start_wal: WalPosition { timeline: TimelineId(7), lsn: Lsn(number) },
+                taken_at: time,
+                expires_at: time,
+            };
+            prop_assert_eq!(open::<LeaseRecord>(&seal(&lease).unwrap()).unwrap(), lease);
         }
 
         #[test]

@@ -75,7 +75,7 @@ impl MissingFork {
 ///
 /// `backups` are the whole backups of one system, oldest first. A time is measured against the backups' stop times, a
 /// position against their stop positions, a transaction against the next one at their stop; for everything else the
-/// newest is taken. Whether all WAL is there is not looked at, except for the fork of a timeline: without its first
+/// newest is taken. Times and names are no sure measure: [`aim`](super::aim::aim) looks them up in the WAL. Whether all WAL is there is not looked at, except for the fork of a timeline: without its first
 /// segment PostgreSQL would go on along the parent without a word.
 pub fn choose(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> Result<Choice, Advice> {
     if backups.is_empty() {
@@ -88,15 +88,36 @@ pub fn choose(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> R
         })
     };
     let candidates = wish.backup.map_or(Ok(backups), named)?;
-    let reaching: Vec<&BackupRecord> = candidates.iter().filter(|backup| is_before(backup, &wish.target)).collect();
+    // A clock does not speak against a backup that was named: where the target lies is seen in the WAL.
+    let by_name = wish.backup.is_some() && matches!(wish.target, Target::Time(_));
+    let reaching: Vec<&BackupRecord> =
+        candidates.iter().filter(|backup| by_name || is_before(backup, &wish.target)).collect();
     if reaching.is_empty() {
         return Err(too_early(candidates, &wish.target));
     }
     let timeline = wanted_timeline(&reaching, inventory, wish)?;
     let chosen = reaching.into_iter().rev().find(|backup| leads_to(backup, inventory, timeline));
-    let backup = chosen.ok_or_else(|| off_route(timeline, &wish.target))?.clone();
-    let (route, missing_fork) = way(&backup, timeline, inventory, &wish.target)?;
-    Ok(Choice { backup, route, missing_fork })
+    choice(chosen.ok_or_else(|| off_route(timeline, &wish.target))?, timeline, inventory, wish)
+}
+
+/// This backup, and the way from it to a timeline that it leads to.
+fn choice(backup: &BackupRecord, timeline: TimelineId, inventory: &Inventory, wish: &Wish) -> Result<Choice, Advice> {
+    let (route, missing_fork) = way(backup, timeline, inventory, &wish.target)?;
+    Ok(Choice { backup: backup.clone(), route, missing_fork })
+}
+
+/// Every backup that lies on the way to the wanted timeline, oldest first and at least one.
+pub(super) fn choices(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> Result<Vec<Choice>, Advice> {
+    let all: Vec<&BackupRecord> = backups.iter().collect();
+    let wanted = wanted_timeline(&all, inventory, wish)?;
+    let timeline_for = |backup: &BackupRecord| match wish.timeline {
+        WantedTimeline::OfBackup => backup.span.timeline,
+        WantedTimeline::Newest | WantedTimeline::Number(_) => wanted,
+    };
+    let leading = all.into_iter().filter(|backup| leads_to(backup, inventory, timeline_for(backup)));
+    let found: Vec<Choice> =
+        leading.map(|backup| choice(backup, timeline_for(backup), inventory, wish)).collect::<Result<_, _>>()?;
+    if found.is_empty() { Err(off_route(wanted, &wish.target)) } else { Ok(found) }
 }
 
 /// Whether the backup is complete at the target, as far as its record tells.
@@ -120,7 +141,7 @@ fn with_epoch(xid: u64, next: u64) -> u64 {
     if here + EPOCH / 2 < next { here + EPOCH } else { here }
 }
 
-fn too_early(candidates: &[BackupRecord], target: &Target) -> Advice {
+pub(super) fn too_early(candidates: &[BackupRecord], target: &Target) -> Advice {
     let oldest = candidates.first().map_or_else(String::new, |backup| {
         format!(
             "the oldest one, {}, is complete at {} ({}, next transaction {})",

@@ -1,5 +1,6 @@
 //! The engine that brings a cluster back; shared by recovery and restore tests. Knows nothing of the command line.
 
+pub mod aim;
 pub mod choose;
 pub mod demands;
 pub mod extract;

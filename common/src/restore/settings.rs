@@ -116,6 +116,9 @@ pub const COPY_HBA_FILE: &str = "pg_hba.conf";
 /// The user-name map of a copy, in the folder beside its data directory.
 pub const COPY_IDENT_FILE: &str = "pg_ident.conf";
 
+/// The folder of a copy's logs, should somebody turn its logging collector on; beside its data directory.
+pub const COPY_LOG_FOLDER: &str = "log";
+
 /// What [`COPY_HBA_FILE`] says: only through the socket, which only the owner of the directory reaches.
 pub const COPY_HBA: &str = "local all all trust\n";
 
@@ -127,32 +130,81 @@ pub fn copy(site: &CopySite, control: &ControlFile, major: u32) -> Vec<Setting> 
     let empty = |name| (name, String::new());
     let mut settings = vec![
         off("archive_mode"),
+        empty("archive_command"),
+        empty("archive_cleanup_command"),
+        empty("recovery_end_command"),
+        empty("primary_conninfo"),
+        empty("primary_slot_name"),
+        off("hot_standby_feedback"),
         ("port", site.port.to_string()),
         empty("listen_addresses"),
         ("unix_socket_directories", site.pgdata.display().to_string()),
+        empty("unix_socket_group"),
         ("unix_socket_permissions", "0700".to_owned()),
+        off("bonjour"),
         ("hba_file", own(COPY_HBA_FILE)),
         ("ident_file", own(COPY_IDENT_FILE)),
         empty("external_pid_file"),
         off("ssl"),
         off("logging_collector"),
         ("log_destination", "stderr".to_owned()),
+        ("log_directory", own(COPY_LOG_FOLDER)),
+        // A copy beside its original may not get what that one has already.
+        ("huge_pages", "try".to_owned()),
         empty("synchronous_standby_names"),
         ("max_logical_replication_workers", "0".to_owned()),
-        // Replay stops at values below the original's (CheckRequiredParameterValues).
+    ];
+    // Replay stops at values below the original's (CheckRequiredParameterValues).
+    settings.extend([
         ("max_connections", control.max_connections.to_string()),
         ("max_worker_processes", control.max_worker_processes.to_string()),
         ("max_wal_senders", control.max_wal_senders.to_string()),
         ("max_prepared_transactions", control.max_prepared_xacts.to_string()),
         ("max_locks_per_transaction", control.max_locks_per_xact.to_string()),
-    ];
+    ]);
     if major < 15 {
         settings.push(("stats_temp_directory", "pg_stat_tmp".to_owned()));
+    } else {
+        settings.push(empty("archive_library"));
+    }
+    if major < 16 {
+        settings.push(empty("promote_trigger_file"));
     }
     if major >= 17 {
-        settings.push(off("event_triggers"));
+        settings.extend([off("event_triggers"), off("sync_replication_slots"), empty("synchronized_standby_slots")]);
     }
+    settings.push(("timescaledb.max_background_workers", "0".to_owned()));
     settings
+}
+
+/// Libraries whose background workers act on the world by themselves: they run jobs, fetch from or write to other
+/// servers, or take the copy for a node of the original's. Others stay, since WAL may need them.
+const ACTING_LIBRARIES: &[&str] = &[
+    "bdr",
+    "citus",
+    "pg_cron",
+    "pg_failover_slots",
+    "pg_net",
+    "pg_partman_bgw",
+    "pg_squeeze",
+    "pg_task",
+    "pgautofailover",
+    "pglogical",
+    "repmgr",
+    "spock",
+];
+
+/// The `shared_preload_libraries` of a copy, and those that it leaves out; `None` when it leaves out none. The list is
+/// as `SplitDirectoriesString` (`src/backend/utils/adt/varlena.c`) reads it, as far as names of libraries go.
+pub fn preloaded_by_a_copy(original: &str) -> Option<(String, Vec<String>)> {
+    let names = original.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let acts = |name: &&str| {
+        let file = name.trim_matches('"').rsplit('/').next().unwrap_or_default();
+        ACTING_LIBRARIES.contains(&file.trim_end_matches(".so").to_ascii_lowercase().as_str())
+    };
+    let (left_out, kept): (Vec<&str>, Vec<&str>) = names.partition(acts);
+    let left_out: Vec<String> = left_out.into_iter().map(str::to_owned).collect();
+    (!left_out.is_empty()).then(|| (kept.join(","), left_out))
 }
 
 /// A configuration file without the `recovery_target…` settings that an older recovery left in it; every other byte stays.
@@ -225,7 +277,9 @@ fn called_by_the_server(program: &Path, words: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::pg::Lsn;
+    use crate::pg::control::CONTROL_FILE_SIZE;
     use proptest::prelude::*;
+    use rstest::rstest;
 
     fn replay_to(target: Target, major: u32) -> Vec<Setting> {
         let replay = Replay {
@@ -276,7 +330,7 @@ mod tests {
     #[test]
     fn targets_of_an_older_recovery_go() {
         let text = "# x\nrecovery_target_name = 'a'\n Recovery_Target='immediate'\nport = 1\n#recovery_target_xid = 1";
-        assert_eq!(without_targets(text.as_bytes()), b"# x\nport = 1\n#recovery_target_xid = 1\n");
+        assert_eq!(without_targets(text.as_bytes()), b"# x\nport = 1\n#recovery_target_xid = 1");
         assert!(sets(text, "port"));
         assert!(!sets(text, "x"));
     }
@@ -287,6 +341,60 @@ mod tests {
         assert_eq!(command, r"'/opt/a b/restore-wal' '--repo' '/x/100%%'\''s' %f %p");
         let command = archive_command(Path::new("/opt/a b/archive-wal"), &["--cluster".into(), "x".into()]);
         assert_eq!(command, "'/opt/a b/archive-wal' '--cluster' 'x' %p");
+    }
+
+    fn of_copy(major: u32) -> Vec<Setting> {
+        let site = CopySite { pgdata: "/copy".into(), folder: "/copy.holdfast".into(), port: 5433 };
+        let mut server = include_bytes!("../../../tests/fuzz/corpus/control/server_15").to_vec();
+        server.resize(CONTROL_FILE_SIZE, 0);
+        let control = ControlFile { max_prepared_xacts: 7, ..ControlFile::parse(&server).unwrap() };
+        copy(&site, &control, major)
+    }
+
+    /// Each acts on the world outside, or leads out of the copy's own place, when it is what the original has.
+    #[test]
+    fn a_copy_keeps_to_itself() {
+        for major in [14, 15, 16, 17, 18] {
+            let settings = of_copy(major);
+            let value = |name: &str| settings.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str());
+            for off in ["archive_mode", "ssl", "logging_collector", "hot_standby_feedback", "bonjour"] {
+                assert_eq!(value(off), Some("off"), "{off} on {major}");
+            }
+            for empty in [
+                "listen_addresses",
+                "archive_command",
+                "archive_cleanup_command",
+                "recovery_end_command",
+                "primary_conninfo",
+                "primary_slot_name",
+                "synchronous_standby_names",
+                "external_pid_file",
+            ] {
+                assert_eq!(value(empty), Some(""), "{empty} on {major}");
+            }
+            assert_eq!(value("max_logical_replication_workers"), Some("0"));
+            assert_eq!(value("unix_socket_directories"), Some("/copy"));
+            assert_eq!(value("hba_file"), Some("/copy.holdfast/pg_hba.conf"));
+            assert_eq!(value("ident_file"), Some("/copy.holdfast/pg_ident.conf"));
+            assert_eq!(value("log_directory"), Some("/copy.holdfast/log"));
+            assert_eq!(value("max_prepared_transactions"), Some("7"));
+            assert_eq!(value("event_triggers"), (major >= 17).then_some("off"));
+            assert_eq!(value("stats_temp_directory"), (major < 15).then_some("pg_stat_tmp"));
+            assert_eq!(value("archive_library"), (major >= 15).then_some(""));
+            assert_eq!(value("promote_trigger_file"), (major < 16).then_some(""));
+        }
+    }
+
+    #[rstest]
+    #[case("", None)]
+    #[case("pg_stat_statements, auto_explain", None)]
+    #[case("pg_stat_statements, pg_cron", Some(("pg_stat_statements", "pg_cron")))]
+    #[case("\"pg_cron\",$libdir/pglogical.so ,x", Some(("x", "\"pg_cron\" $libdir/pglogical.so")))]
+    #[case("PG_CRON", Some(("", "PG_CRON")))]
+    fn libraries_that_act_are_left_out(#[case] original: &str, #[case] expected: Option<(&str, &str)>) {
+        let found = preloaded_by_a_copy(original);
+        let found = found.as_ref().map(|(kept, left)| (kept.as_str(), left.join(" ")));
+        assert_eq!(found, expected.map(|(kept, left)| (kept, left.to_owned())));
     }
 
     /// What PostgreSQL reads in a line `name = 'value'` (`GUC_scanstr`).

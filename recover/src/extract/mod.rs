@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::cli::{Cli, ExtractArgs, Format};
 use crate::facts::{self, Facts};
+use crate::lease::Hold;
 use crate::place::Place;
 use crate::plan::{self, Decision};
 use crate::report::{Reporter, Step, describe_moment, warnings};
@@ -70,13 +71,15 @@ pub(crate) fn run(args: &ExtractArgs, cli: &Cli, ctx: &Context) -> anyhow::Resul
     let place = Place { pgdata: scratch::pgdata(&path) };
     let production = ctx.settings.pgdata.as_ref().map(|pgdata| ctx.environment.absolute(&pgdata.value));
     let production = production.unwrap_or_else(|| place.pgdata.clone());
-    let facts = facts::gather_beside(&production, &place, &repository, ctx)?;
+    let mut facts = facts::gather_beside(&production, &place, &repository, ctx)?;
     destination::guard(&base, &output, &facts, ctx)?;
     let run = args.as_run(scratch::tablespaces(&path));
+    facts.aim = steps::target::aim(&facts, &run.moment, &repository, ctx)?;
     let mut decision = plan::decide(&facts, &run, Some(scratch::PORT), &place)?;
     let site = Site::new(place, repository, cli, ctx, &decision)?;
     let pg_dump = site.programs.client("pg_dump")?;
-    let checked = steps::check::prove(&facts, &mut decision, &site)?;
+    let _lease = Hold::take(&site.repository, &decision.backup, &site.place, "recover extract", ctx);
+    let checked = steps::check::prove(&facts, &mut decision, &run, &site)?;
     reporter.line(&format!("extract         {} to {}", wanted.describe(), output.describe()))?;
     for line in describe_moment(&decision.plan, "").into_iter().chain(warnings(&decision.plan)) {
         reporter.line(&line)?;

@@ -10,14 +10,15 @@ use common::archive::{Repository, inspect, segments};
 use common::pg::exclusions::tablespace_version_directory;
 use common::pg::{ArchiveName, WalSegmentName};
 use common::report::{Advice, message_of};
+use common::restore::target::Target;
 use common::server::backup::switch_wal;
-use common::server::{Conninfo, Session, refuse_path};
+use common::server::{Conninfo, Postmaster, Session, refuse_path};
 use common::sys::clock::{Deadline, poll};
 use common::sys::space;
 use common::units::ByteCount;
 
-use super::{Site, config_files, target};
-use crate::cli::{Cli, Role};
+use super::{Site, config_files, configure, surroundings, target};
+use crate::cli::{Cli, Role, RunArgs};
 use crate::facts::{Facts, OldCluster};
 use crate::place::is_mount_point;
 use crate::plan::Decision;
@@ -42,14 +43,7 @@ pub(crate) fn bring_in_the_tail(
     let told = |err: &anyhow::Error| {
         tracing::warn!("the running server's last WAL is not archived first: {}", message_of(err));
     };
-    // A port on the command line is the recovered server's, which is another one's where a copy is made.
-    let sources = ConnectionSources {
-        port: server.file.port.map(|port| port.to_string()),
-        host: server.file.socket_directory.as_ref().map(|path| path.display().to_string()),
-        ..ctx.connection_sources(&cli.server)
-    };
-    let switched = ctx
-        .resolve(sources)
+    let switched = own_connection(server, cli, ctx)
         .and_then(|conninfo| Session::connect(&conninfo, &ctx.cancel))
         .and_then(|mut session| switch_wal(&mut session));
     ctx.cancel.check()?;
@@ -70,6 +64,16 @@ pub(crate) fn bring_in_the_tail(
     Ok(true)
 }
 
+/// How the server that runs now is reached: by its own socket. A port on the command line is the recovered server's, which
+/// is another one's where a copy is made.
+pub(crate) fn own_connection(server: &Postmaster, cli: &Cli, ctx: &Context) -> anyhow::Result<Conninfo> {
+    ctx.resolve(ConnectionSources {
+        port: server.file.port.map(|port| port.to_string()),
+        host: server.file.socket_directory.as_ref().map(|path| path.display().to_string()),
+        ..ctx.connection_sources(&cli.server)
+    })
+}
+
 /// How the server is reached: by what the user said, else by its own socket.
 pub(crate) fn connection(
     socket: Option<&Path>,
@@ -85,8 +89,10 @@ pub(crate) fn connection(
     ctx.resolve(sources)
 }
 
-/// Proves that the plan can be carried out; answers what was proved, in words.
-pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> anyhow::Result<String> {
+/// Proves that the plan can be carried out; answers what was proved, in words. What the plan shall tell the user besides
+/// is added to it.
+pub(crate) fn prove(facts: &Facts, decision: &mut Decision, args: &RunArgs, site: &Site<'_>) -> anyhow::Result<String> {
+    surroundings::look(facts, &mut decision.plan, args, site)?;
     let Decision { plan, backup, .. } = &*decision;
     objects_are_there(decision, site)?;
     let found = target::locate(facts, decision, site)?;
@@ -99,6 +105,7 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
     if plan.starts {
         refuse_path(&plan.pgdata)?;
     }
+    configure::restore_command(Some(&site.place.wal_plan()), site.ctx)?;
     if let Some(port) = plan.port {
         socket_path_fits(&plan.pgdata, port, site.place_option())?;
     }
@@ -127,6 +134,31 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, site: &Site<'_>) -> 
         decision.plan.config_differs = config_files::differing(&site.repository, &decision.backup, &site.place.pgdata)?;
     }
     Ok(text)
+}
+
+/// Reads every byte of the backup, and of the archived WAL up to the target; answers what was proved, in words.
+pub(crate) fn prove_deeply(decision: &Decision, jobs: usize, site: &Site<'_>) -> anyhow::Result<String> {
+    let Decision { plan, backup, route, .. } = decision;
+    let (progress, cancel) = (&*site.ctx.progress, &site.ctx.cancel);
+    let end = match (&plan.arrival, &plan.target) {
+        (Some(arrival), _) => arrival.at,
+        (None, Target::Immediate) => backup.span.stop_lsn,
+        (None, _) => plan.archive_reaches,
+    };
+    let mut findings = inspect::backup(&site.repository, backup, inspect::Depth::Standard, jobs, progress, cancel)?;
+    findings.extend(inspect::wal_along(&site.repository, backup, route, end, jobs, progress, cancel)?);
+    // Pages that were bad on the server already are in the plan's warnings.
+    findings.retain(|finding| finding.kind != inspect::Kind::BadPages);
+    let Some(first) = findings.first() else {
+        return Ok(format!("every byte of {} and of the archived WAL up to {end} is right", backup.id));
+    };
+    let others = match findings.len() - 1 {
+        0 => String::new(),
+        count => format!(", and {count} more findings"),
+    };
+    Err(Advice::refused(format!("{}: {}{others}", first.object, first.what))
+        .hint("verify backup lists everything; choose another backup with --backup ID, or an earlier target")
+        .into())
 }
 
 /// Every object of the backup is there with the size of its record; manifest and index are those that were written.
@@ -218,7 +250,8 @@ fn room(decision: &Decision, site: &Site<'_>) -> anyhow::Result<()> {
     let sum = |sum: u64, bytes: u64| sum.saturating_add(bytes);
     let outside = backup.tablespaces.iter().map(|tablespace| tablespace.bytes).fold(0, sum);
     let spare = SPARE_SEGMENTS * backup.source.segment_size.bytes();
-    let mut needs = vec![(site.place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside).saturating_add(spare))];
+    let pg_wal = decision.plan.pg_wal.clone().unwrap_or_else(|| site.place.pgdata.clone());
+    let mut needs = vec![(site.place.pgdata.clone(), backup.plain_bytes.saturating_sub(outside)), (pg_wal, spare)];
     for (oid, location) in &decision.plan.tablespaces {
         let bytes = backup.tablespaces.iter().find(|tablespace| tablespace.oid == *oid).map_or(0, |found| found.bytes);
         needs.push((location.clone(), bytes));

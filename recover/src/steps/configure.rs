@@ -17,11 +17,16 @@ use common::sys::durable;
 
 use super::{Site, config_files};
 use crate::journal::{Journal, Stage};
-use crate::place::Place;
 use crate::plan::Plan;
 use crate::verbatim::Verbatim;
 
 pub(crate) const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// What stands above the settings that make a server a copy.
+pub(crate) const COPY_HEADING: &str = "A copy, made by recover run:";
+
+/// What stands in the configuration of a copy that has none of its original's.
+pub(crate) const BARE_HEADING: &str = "The original's configuration lies outside its data directory";
 
 /// Writes the settings.
 pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
@@ -43,7 +48,7 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Stri
         }
         let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
         journal.final_auto_conf = Verbatim(match plan.port {
-            Some(port) => copy_settings(&original, &control, port, plan, &site.place)?,
+            Some(port) => copy_settings(&original, &control, port, plan, site)?,
             None if original.is_empty() => b"\n".to_vec(),
             None => original,
         });
@@ -95,18 +100,29 @@ fn copy_settings(
     control: &ControlFile,
     port: u16,
     plan: &Plan,
-    place: &Place,
+    site: &Site<'_>,
 ) -> anyhow::Result<Vec<u8>> {
-    let (pgdata, folder) = (&place.pgdata, place.folder());
+    let (pgdata, folder) = (&site.place.pgdata, site.place.folder());
     write(&folder.join(COPY_HBA_FILE), COPY_HBA.as_bytes())?;
     write(&folder.join(COPY_IDENT_FILE), b"")?;
-    let site = CopySite { pgdata: pgdata.clone(), folder, port };
+    let copy = CopySite { pgdata: pgdata.clone(), folder, port };
     let main = pgdata.join("postgresql.conf");
     if !main.exists() {
         write(&main, bare_configuration(plan.segment_bytes).as_bytes())?;
     }
     own_data_directory(&main, pgdata)?;
-    Ok(appended_to(original, "A copy, made by recover run:", &settings::copy(&site, control, plan.major)))
+    let mut settings = settings::copy(&copy, control, plan.major);
+    settings.extend(preloaded(site)?);
+    Ok(appended_to(original, COPY_HEADING, &settings))
+}
+
+/// The libraries that a copy loads at its start, where it must not load all of its original's.
+fn preloaded(site: &Site<'_>) -> anyhow::Result<Option<Setting>> {
+    const NAME: &str = "shared_preload_libraries";
+    let original = configured(&site.programs, &site.place.pgdata, None, NAME, &site.ctx.cancel)?;
+    let Some((kept, left_out)) = settings::preloaded_by_a_copy(&original.unwrap_or_default()) else { return Ok(None) };
+    tracing::info!("the copy does without {}, which would act on the world", left_out.join(", "));
+    Ok(Some((NAME, kept)))
 }
 
 /// The configuration of a copy whose original's lies outside its data directory. Sizes in segments as initdb sets them:
@@ -114,7 +130,7 @@ fn copy_settings(
 fn bare_configuration(segment_bytes: u64) -> String {
     let segments = |count: u64| format!("{}MB", count * (segment_bytes >> 20));
     let sizes = [("min_wal_size", segments(5)), ("max_wal_size", segments(64))];
-    appended("", "The original's configuration lies outside its data directory; this copy runs without it.", &sizes)
+    appended("", &format!("{BARE_HEADING}; this copy runs without it."), &sizes)
 }
 
 /// A configuration that names the original's data directory would lead every later start there. Only this file can say
@@ -125,7 +141,7 @@ fn own_data_directory(main: &Path, pgdata: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let own = [("data_directory", pgdata.display().to_string())];
-    bytes.extend(appended("\n", "A copy, made by recover run:", &own).into_bytes());
+    bytes.extend(appended("\n", COPY_HEADING, &own).into_bytes());
     durable::replace(main, &bytes, 0o600).with_context(|| format!("write {}", main.display()))
 }
 

@@ -43,6 +43,7 @@ fn clear(journal: &Journal) -> anyhow::Result<()> {
 pub(crate) fn jobs(site: &Site<'_>) -> usize {
     let asked = match &site.cli.command {
         Command::Run(args) => args.moment.jobs.map(usize::from),
+        Command::Check(args) => args.run.moment.jobs.map(usize::from),
         Command::Extract(args) => args.moment.jobs.map(usize::from),
         _ => None,
     };

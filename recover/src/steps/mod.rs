@@ -8,6 +8,7 @@ pub(crate) mod place;
 pub(crate) mod preserve;
 pub(crate) mod start;
 pub(crate) mod stop;
+mod surroundings;
 pub(crate) mod target;
 pub(crate) mod verify;
 

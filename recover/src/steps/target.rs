@@ -1,22 +1,26 @@
 //! Looks the target up in the WAL: where replay ends, what is the last transaction before that and the first after.
-//! For a copy it also looks out for tablespaces that are created on the way: the WAL names them by the original's paths.
+//! It also looks out for tablespaces that are created on the way: the WAL names them by the original's paths.
 //!
 //! What cannot be found is refused here, before anything is touched, instead of by a server that ends its recovery
 //! short of the target.
 
 use std::io;
 
-use common::archive::Identity;
+use common::app::Context;
 use common::archive::moments::{self, Ended, Located, Moment, NewTablespace, Question};
+use common::archive::{Identity, Repository};
 use common::pg::exclusions::tablespace_version_directory;
 use common::pg::{Lsn, WalSegmentName};
+use common::repo::chain::Route;
+use common::repo::records::BackupRecord;
 use common::report::Advice;
-use common::restore::choose::MissingFork;
+use common::restore::aim::{self, Aim};
+use common::restore::choose::{Choice, MissingFork, Wish};
 use common::restore::demands::Demands;
 use common::restore::target::Target;
 
 use super::Site;
-use crate::cli::Role;
+use crate::cli::{MomentArgs, Role};
 use crate::facts::{Facts, OldCluster};
 use crate::plan::{Arrival, Decision, Plan, Transaction};
 
@@ -29,27 +33,65 @@ pub(crate) struct Found {
     pub(crate) demands: Demands,
 }
 
-/// Finds the target. A copy's whole way is read even where its target needs no finding.
-pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Found> {
-    let Decision { plan, backup, route, .. } = decision;
-    let moment = match &plan.target {
+/// Looks up which backup the target needs, where only the WAL can tell: for a time and for a name.
+pub(crate) fn aim(
+    facts: &Facts,
+    args: &MomentArgs,
+    repository: &Repository,
+    ctx: &Context,
+) -> anyhow::Result<Option<Aim>> {
+    let wish = Wish { target: args.target(), timeline: args.timeline(), backup: args.backup };
+    if !matches!(wish.target, Target::Time(_) | Target::Name(_)) || wish.backup.is_some() {
+        return Ok(None);
+    }
+    let question = Question { moment: moment(&wish.target), exclusive: args.is_exclusive() };
+    let mut look =
+        |choice: &Choice, until| read(facts, &choice.route, &choice.backup, until, &question, repository, ctx);
+    aim::aim(&facts.backups, &facts.known_wal(), &wish, &mut look).map(Some)
+}
+
+fn moment(target: &Target) -> Moment {
+    match target {
         Target::Time(time) => Moment::Time(time.to_utc()),
         Target::Lsn(lsn) => Moment::Lsn(*lsn),
         Target::Xid(xid) => Moment::Xid(*xid),
         Target::Name(name) => Moment::Name(name.clone()),
-        Target::Immediate | Target::Latest if plan.role == Role::Production => return Ok(Found::default()),
         Target::Immediate | Target::Latest => Moment::End,
-    };
-    let until = (plan.target == Target::Immediate).then_some(backup.span.stop_lsn);
-    let is_sought = moment != Moment::End;
-    let identity =
-        Identity { system_identifier: facts.system, segment_size: backup.source.segment_size, major: Some(plan.major) };
+    }
+}
+
+/// Reads the WAL from the backup's start on.
+fn read(
+    facts: &Facts,
+    route: &Route,
+    backup: &BackupRecord,
+    until: Option<Lsn>,
+    question: &Question,
+    repository: &Repository,
+    ctx: &Context,
+) -> anyhow::Result<Located> {
+    let major = Some(backup.source.version_number / 10_000);
+    let identity = Identity { system_identifier: facts.system, segment_size: backup.source.segment_size, major };
     let pg_wal = facts.origin.as_ref().map(|origin| origin.pgdata.join("pg_wal"));
-    let mut source = moments::reader(&site.repository, identity, pg_wal.as_deref());
-    let question = Question { moment, exclusive: plan.exclusive };
-    let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
-    let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)
-        .map_err(explain_damage)?;
+    let mut source = moments::reader(repository, identity, pg_wal.as_deref());
+    let (cancel, progress) = (&ctx.cancel, &*ctx.progress);
+    moments::locate(route, &mut source, backup.span.start_lsn, until, question, cancel, progress)
+        .map_err(explain_damage)
+}
+
+/// Finds the target, or says why it is refused. The whole way is read even where the target needs no finding: damage on it, and what it would write elsewhere, is seen before anything is touched.
+pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Result<Found> {
+    let Decision { plan, backup, route, .. } = decision;
+    let moment = moment(&plan.target);
+    let is_sought = moment != Moment::End;
+    let known = facts.aim.as_ref().filter(|aim| aim.choice.backup.id == backup.id);
+    let located = if let Some(located) = known.and_then(|aim| aim.located.clone()) {
+        located
+    } else {
+        let until = (plan.target == Target::Immediate).then_some(backup.span.stop_lsn);
+        let question = Question { moment, exclusive: plan.exclusive };
+        read(facts, route, backup, until, &question, &site.repository, site.ctx)?
+    };
     let arrival = is_sought.then(|| answer(decision, &located)).transpose()?;
     if !is_sought {
         refuse_damage(facts, decision, &located)?;
@@ -58,7 +100,8 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     if site.is_scratch() {
         nothing_outside(&located.tablespaces)?;
     }
-    new_tablespaces(&located.tablespaces, &version, facts.directory.cluster())?;
+    let beside_original = plan.role == Role::Copy && facts.origin.is_some();
+    new_tablespaces(&located.tablespaces, &version, facts.directory.cluster(), beside_original)?;
     let demands = located.parameters.as_ref().map(Demands::of_wal).unwrap_or_default();
     Ok(Found { arrival, demands })
 }
@@ -102,8 +145,7 @@ fn explain_damage(err: anyhow::Error) -> anyhow::Error {
 /// WAL that cannot be read, with more of it behind: not the end of all WAL, but damage.
 fn refuse_damage(facts: &Facts, decision: &Decision, located: &Located) -> Result<(), Advice> {
     let Ended::Invalid(segment, why) = &located.ended else { return Ok(()) };
-    let mut known = facts.archive.clone();
-    facts.tail.add_to(&mut known);
+    let known = facts.known_wal();
     let start = segment.start(known.segment_size());
     if !start.is_some_and(|start| decision.route.continues_after(&known, start)) {
         return Ok(());
@@ -130,8 +172,14 @@ fn nothing_outside(made: &[NewTablespace]) -> Result<(), Advice> {
 }
 
 /// Replay makes a tablespace where it was first made, whatever `-T` says: a copy would write into the files of its
-/// original. Only a place that is free, or belongs to the old cluster and moves aside with it, can be used.
-fn new_tablespaces(made: &[NewTablespace], version: &str, old: Option<&OldCluster>) -> Result<(), Advice> {
+/// original. Only a place that is free, or belongs to the old cluster and moves aside with it, can be used; beside its
+/// original a copy gets none at all, since a place that is free today is the original's tomorrow.
+fn new_tablespaces(
+    made: &[NewTablespace],
+    version: &str,
+    old: Option<&OldCluster>,
+    beside_original: bool,
+) -> Result<(), Advice> {
     for NewTablespace { lsn, location, .. } in made.iter().filter(|it| it.location.is_absolute()) {
         let moves_aside = old.is_some_and(|old| old.tablespace_links.iter().any(|(_, known)| known == location));
         let place = location.display();
@@ -141,10 +189,10 @@ fn new_tablespaces(made: &[NewTablespace], version: &str, old: Option<&OldCluste
             ))
             .hint("make that directory, or choose a newer backup, whose tablespaces -T can map"));
         }
-        if !moves_aside && location.join(version).exists() {
+        if beside_original || (!moves_aside && location.join(version).exists()) {
             return Err(Advice::refused(format!(
-                "a tablespace was created after the backup at {place}, which a cluster on this host uses: replay would \
-                 write into its files"
+                "a tablespace was created after the backup at {place}, which belongs to a cluster on this host: replay \
+                 would write there"
             ))
             .hint(format!(
                 "take a new backup, whose tablespaces -T can map, or stop before that with --target-lsn {lsn} \
@@ -195,12 +243,17 @@ fn unreachable(plan: &Plan, located: &Located) -> Advice {
         Ended::Invalid(segment, why) => format!("the WAL ends at {} in {segment}: {why}", located.end_of_wal),
         Ended::Answered | Ended::Until => format!("the WAL ends at {}", located.end_of_wal),
     };
-    let last = located.last_transaction.as_ref().map_or_else(
-        || "there is no commit behind the backup's start".to_owned(),
-        |last| format!("the last commit is {} at {}", last.xid, last.time.format("%Y-%m-%d %H:%M:%S%.6fZ")),
-    );
-    Advice::refused(format!("{} cannot be reached: {end}; {last}", plan.target))
-        .hint("--target-latest recovers to the end of the WAL; recover windows shows what other backups reach")
+    let (last, latest) = match &located.last_transaction {
+        None => ("there is no commit behind the backup's start".to_owned(), located.end_of_wal.to_string()),
+        Some(last) => {
+            let time = last.time.format("%Y-%m-%d %H:%M:%S%.6fZ");
+            (format!("the last commit is {} at {time}", last.xid), time.to_string())
+        }
+    };
+    Advice::refused(format!("{} cannot be reached: {end}; {last}", plan.target)).hint(format!(
+        "the latest moment that can be reached is {latest}: --target-latest goes there; recover windows shows what other \
+         backups reach"
+    ))
 }
 
 #[cfg(test)]
@@ -221,9 +274,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().to_path_buf();
         let made = |location: PathBuf| [NewTablespace { lsn: Lsn(1), oid: 16_384, location }];
-        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None).is_ok());
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None, false).is_ok());
         std::fs::create_dir(place.join("PG_15_1")).unwrap();
-        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None).is_err());
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None, false).is_err());
         let old = |tablespace_links| OldCluster {
             control: None,
             server: None,
@@ -231,10 +284,13 @@ mod tests {
             tablespace_links,
             mounted_below: Vec::new(),
         };
-        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&old(Vec::new()))).is_err());
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&old(Vec::new())), false).is_err());
         let known = old(vec![(16_384, place.clone())]);
-        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&known)).is_ok());
-        assert!(new_tablespaces(&made(place.join("missing")), "PG_15_1", None).is_err());
-        assert!(new_tablespaces(&made(PathBuf::new()), "PG_15_1", None).is_ok());
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", Some(&known), false).is_ok());
+        assert!(new_tablespaces(&made(place.join("missing")), "PG_15_1", None, false).is_err());
+        assert!(new_tablespaces(&made(PathBuf::new()), "PG_15_1", None, false).is_ok());
+        std::fs::remove_dir(place.join("PG_15_1")).unwrap();
+        assert!(new_tablespaces(&made(place.clone()), "PG_15_1", None, false).is_ok());
+        assert!(new_tablespaces(&made(place), "PG_15_1", None, true).is_err());
     }
 }

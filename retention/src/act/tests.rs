@@ -114,6 +114,21 @@ fn a_backup_that_begins_meanwhile_keeps_all_wal() {
 }
 
 #[test]
+fn a_lease_that_is_taken_meanwhile_keeps_its_backup_and_all_wal() {
+    let world = world();
+    let plan = world.plan(1, NOW);
+    let wanted = BackupId::at(time(60));
+    world.lease(wanted, at(17), NOW + 1);
+    let acted = carry_out(&world.repository, &plan, time(NOW), &Silent, &Cancel::default()).unwrap();
+    assert_eq!((acted.backups, acted.wal_files), (2, 0));
+    assert!(world.keys().iter().any(|key| key.contains(&wanted.to_string())));
+    // Once it has expired, everything goes, the lease too.
+    let later = NOW + 1;
+    carry_out(&world.repository, &world.plan(1, later), time(later), &Silent, &Cancel::default()).unwrap();
+    assert!(!world.keys().iter().any(|key| key.contains(&wanted.to_string()) || key.contains("/lease/")));
+}
+
+#[test]
 fn a_run_that_wakes_up_or_finishes_meanwhile_is_spared() {
     for finished in [false, true] {
         let world = world();

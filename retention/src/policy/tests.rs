@@ -5,6 +5,7 @@ use common::pg::{ArchiveName, Lsn, TimelineHistory, TimelineId};
 use common::repo::BackupId;
 use common::repo::chain::{Inventory, Route};
 use common::repo::records::WalPosition;
+use common::store::Store as _;
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -42,6 +43,35 @@ fn keeps_the_newest_and_their_wal(#[case] keep: u32, #[case] first_dropped_not: 
     let floor = if keep >= 5 { 2 } else { first_dropped_not + 1 };
     assert_eq!(dropped_wal(&plan), names(1..floor));
     assert!(plan.findings.is_empty());
+}
+
+/// A restore from the second of five backups.
+#[test]
+fn what_somebody_restores_from_stays_until_the_lease_expires() {
+    let (world, ids) = five();
+    world.lease(ids[1], at(36), 630);
+    let plan = world.plan(1, 600);
+    assert_eq!(kept(&plan), [ids[1], ids[4]]);
+    assert!(reason(&plan, ids[1]).starts_with("recover run of /copy on db2 holds a lease until "));
+    assert_eq!(dropped_wal(&plan), names(1..4));
+    let plan = world.plan(1, 630);
+    assert_eq!((kept(&plan), dropped_wal(&plan)), (vec![ids[4]], names(1..10)));
+    // The backup is half removed, by hand say: what is left of it stays, and so does its WAL.
+    world.lease(ids[1], at(36), 700);
+    let commit = world.repository.layout().backup_object(ids[1], "backup.json").unwrap();
+    world.store.delete(&[commit]).unwrap();
+    let plan = world.plan(1, 600);
+    assert_eq!((kept(&plan), dropped_wal(&plan)), (vec![ids[1], ids[4]], names(1..4)));
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_protects_everything() {
+    let (world, ids) = five();
+    world.unreadable_lease();
+    let plan = world.plan(1, 600);
+    assert_eq!(kept(&plan), ids);
+    assert!(plan.drops_nothing());
+    assert!(plan.findings[0].contains("lease/0123.json"), "{:?}", plan.findings);
 }
 
 #[test]

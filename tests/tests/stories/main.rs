@@ -24,6 +24,7 @@ mod pitr_random;
 mod pitr_targets;
 mod power_cuts;
 mod promotion;
+mod recover_refusals;
 mod retention_keeps;
 mod rollback;
 mod services;

@@ -1,8 +1,10 @@
 //! What retention leaves can still be recovered, and nothing goes before it was said.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use common::repo::envelope;
+use common::repo::records::{BackupRecord, LeaseRecord};
 use e2e::cluster::Recipe;
-use e2e::{Repo, Sandbox, Workload, workload};
+use e2e::{Repo, Sandbox, Workload, wait, workload};
 
 #[test]
 fn the_last_backup_still_recovers() -> Result<()> {
@@ -46,4 +48,50 @@ fn the_last_backup_still_recovers() -> Result<()> {
 
     let copy = cluster.recover_copy("copy", &["--target-latest"])?;
     workload::same_orders(&workload::orders(&copy)?, &workload::orders(&cluster)?)
+}
+
+/// A restore goes on while retention runs; then it is killed, and what it was reading stays until its lease expires.
+#[test]
+fn what_a_restore_reads_stays() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    let old = cluster.backup(&[])?;
+    cluster.switch_wal()?;
+    let new = cluster.backup(&[])?;
+    let record: BackupRecord =
+        envelope::open(&std::fs::read(repo.path().join(format!("main/backup/{old}/backup.json")))?)?;
+    let first = record.span.first_segment(record.source.segment_size).to_string();
+    let leases = || -> Vec<_> {
+        let found = e2e::sandbox::walk(&repo.path().join("main/lease")).into_iter();
+        found.filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
+    };
+    let retention = || {
+        let ran = sandbox.run("retention", &["--repo", repo.arg()?, "--keep-last", "1", "--json"])?.success()?;
+        let wal = repo.find_wal(&first).is_some();
+        anyhow::Ok((repo.backups().contains(&old), wal, ran.stdout.contains("holds a lease until")))
+    };
+
+    // Every call to the repository takes a while, so that the restore is in the middle of it.
+    let copy = sandbox.path().join("copy");
+    let pgdata = copy.to_str().context("text")?;
+    let args = ["run", "--repo", repo.arg()?, "-D", pgdata, "--as", "copy", "-p", "5999", "--backup", &old, "--yes"];
+    let mut slow = sandbox.command(sandbox.program("recover"))?;
+    let mut restore = slow.args(args).env("HOLDFAST_FAULT", "store:slow@200").spawn()?;
+    wait::until("the restore holds a lease", || Ok(leases().len() == 1))?;
+    ensure!(retention()? == (true, true, true), "gone while somebody restores from it: {old}");
+    restore.kill()?;
+    restore.wait()?;
+    ensure!(!copy.join("postmaster.pid").exists(), "the restore was over already");
+    ensure!(retention()? == (true, true, true), "gone while a dead restore's lease holds: {old}");
+
+    // The same command goes all the way, and gives up its own lease; the dead one's is as it was, until it expires.
+    sandbox.run("recover", &args)?.success()?;
+    let [lease] = &leases()[..] else { bail!("leases are left: {:?}", leases()) };
+    let mut record: LeaseRecord = envelope::open(&std::fs::read(lease)?)?;
+    record.expires_at = record.taken_at;
+    repo.replace(lease, &envelope::seal(&record)?)?;
+    ensure!(retention()? == (false, false, false), "kept for a lease that has expired: {old}");
+    ensure!(leases().is_empty() && repo.backups() == [new], "{:?}", repo.backups());
+    Ok(())
 }

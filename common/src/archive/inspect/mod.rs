@@ -29,7 +29,7 @@ use crate::store::StoreError;
 use super::{Repository, backups};
 
 pub use index_reader::IndexReader;
-pub use wal::wal;
+pub use wal::{wal, wal_along};
 
 /// How much is decompressed and checked at a time.
 const CHUNK_BYTES: usize = 256 << 10;

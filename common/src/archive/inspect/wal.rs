@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::archive::segments::{Check, CheckError};
 use crate::archive::{Identity, Repository, inventory};
 use crate::codec::{Codec, decoder};
-use crate::pg::{ArchiveName, TimelineHistory, WalSegmentName};
+use crate::pg::{ArchiveName, Lsn, TimelineHistory, WalSegmentName};
 use crate::repo::chain::Route;
 use crate::repo::layout::parse_wal_object;
 use crate::repo::records::BackupRecord;
@@ -38,7 +38,7 @@ pub fn wal(
 ) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let route = route(repository, record, &mut findings)?;
-    let present = archived(repository, record, &route, cancel)?;
+    let present = archived(repository, record, &route, needed(record), cancel)?;
     findings.extend(holes(record, &route, present.keys()).map(|(first, last)| missing(record, first, last)));
     if depth == Depth::Standard {
         let present: Vec<Located> = present.into_values().collect();
@@ -47,21 +47,38 @@ pub fn wal(
     Ok(findings)
 }
 
+/// Checks every byte of the archived segments that a recovery from this backup reads on its way up to `end`. Those that
+/// are not there are passed over: they may lie in a server's own `pg_wal`.
+pub fn wal_along(
+    repository: &Repository,
+    record: &BackupRecord,
+    way: &Route,
+    end: Lsn,
+    jobs: usize,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> anyhow::Result<Vec<Finding>> {
+    let (first, last) = needed(record);
+    let numbers = (first, end.0.div_ceil(record.source.segment_size.bytes()).max(last));
+    let present: Vec<Located> = archived(repository, record, way, numbers, cancel)?.into_values().collect();
+    check_all(repository, record, &present, jobs, progress, cancel)
+}
+
 /// The numbers of the segments that the backup needs: of the first one, and of the one after the last.
 fn needed(record: &BackupRecord) -> (u64, u64) {
     let bytes = record.source.segment_size.bytes();
     (record.span.start_lsn.0 / bytes, record.span.stop_lsn.0.div_ceil(bytes))
 }
 
-/// Those of the needed segments that are there, by number. Asks for lists, not for each name: a record can claim any
+/// Those segments from `first` to before `end` that are there, by number. Asks for lists, not for each name: a record can claim any
 /// number of segments.
 fn archived(
     repository: &Repository,
     record: &BackupRecord,
     route: &Route,
+    (first, end): (u64, u64),
     cancel: &Cancel,
 ) -> anyhow::Result<BTreeMap<u64, Located>> {
-    let (first, end) = needed(record);
     let (system, size) = (record.source.system_identifier, record.source.segment_size);
     let usual = repository.compression().codec;
     let mut found: BTreeMap<u64, Located> = BTreeMap::new();

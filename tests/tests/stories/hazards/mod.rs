@@ -3,6 +3,7 @@
 //! The number in a test's name is the hazard's. Promises that other stories keep in the course of telling something
 //! else are not told twice.
 
+mod copies;
 mod failover;
 mod files;
 mod history;

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
+use common::repo::envelope;
+use common::repo::records::BackupRecord;
 use e2e::cluster::Recipe;
 use e2e::oracle::Ending;
 use e2e::{Oracle, Repo, Sandbox, StopMode, Workload, workload};
@@ -50,4 +52,52 @@ fn hazard_24_a_target_that_is_a_commits_own_time() -> Result<()> {
 
 fn is_before(other: &Ending, commit: &Ending, is_in: bool) -> bool {
     other.lsn < commit.lsn || (is_in && other.lsn == commit.lsn)
+}
+
+/// A clock that was wrong when a backup ended, and names that come before it: where the target lies in the WAL decides.
+#[test]
+fn hazard_24_the_wal_chooses_the_backup() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table t (n int)")?;
+    let mut ids = Vec::new();
+    let mut times = Vec::new();
+    for round in 0..2 {
+        ids.push(cluster.backup(&[])?);
+        cluster.sql(&format!("insert into t values ({round})"))?;
+        times.push(cluster.sql("select clock_timestamp() at time zone 'utc'")?);
+        cluster.sql(&format!("select pg_create_restore_point('round {round}')"))?;
+        cluster.sql("select pg_create_restore_point('every round')")?;
+        cluster.sql("insert into t values (99)")?;
+    }
+    cluster.switch_wal()?;
+    let chosen = |target: &[&str]| -> Result<String> {
+        let options = ["--as", "copy", "--port", "5999", "--json"];
+        let copy = sandbox.path().join("copy");
+        let args = ["check", "--repo", repo.arg()?, "-D", copy.to_str().context("text")?];
+        let ran = sandbox.run("recover", &[&args[..], &options, target].concat())?.success()?.json()?;
+        Ok(ran.pointer("/plan/backup").and_then(|id| id.as_str()).context("a backup")?.to_owned())
+    };
+    // Every clock says that all backups ended long after each time, then long before.
+    for hours in [1000, -2000] {
+        for id in &ids {
+            let path = repo.path().join(format!("main/backup/{id}/backup.json"));
+            let mut record: BackupRecord = envelope::open(&std::fs::read(&path)?)?;
+            record.span.stopped_at += TimeDelta::hours(hours);
+            repo.replace(&path, &envelope::seal(&record)?)?;
+        }
+        for (time, id) in std::iter::zip(&times, &ids) {
+            ensure!(chosen(&["--target-time", &format!("{time}+00")])? == *id, "{time} with clocks {hours} hours off");
+        }
+    }
+    for (name, id) in std::iter::zip(["round 0", "round 1"], &ids) {
+        ensure!(chosen(&["--target-name", name])? == *id, "{name}");
+    }
+    // The name that comes in both rounds is told with both places, though the newest backup has only one behind it.
+    let refused = super::copy_is_refused(&cluster, "copy", &["--target-name", "every round"], &["occurs 2 times"])?;
+    ensure!(refused.stderr.contains("--target-lsn"), "{refused}");
+    let copy = cluster.recover_copy("first", &["--target-name", "round 0"])?;
+    ensure!(copy.sql("select string_agg(n::text, ' ') from t")? == "0");
+    Ok(())
 }
