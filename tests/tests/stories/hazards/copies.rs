@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Ran, Repo, Sandbox, StopMode, wait};
+use e2e::{Cluster, Ran, Repo, Sandbox, StopMode, process, wait};
 
 use super::archived_table;
 
@@ -74,6 +74,27 @@ fn adopt(copy: &Cluster, options: &[&str]) -> Result<Ran> {
     copy.sandbox().run("recover", &[&args[..], options].concat())
 }
 
+/// The same, killed at some of its calls of files on the way; each call goes on from where the last one was killed.
+fn adopt_with_kills(copy: &Cluster) -> Result<()> {
+    let args = ["adopt", "--repo", copy.repo()?.arg()?, "-D", copy.pgdata_arg()?, "-U", "postgres", "--yes"];
+    let record = copy.sandbox().path().join("copy.holdfast/adoption.json");
+    let (mut kills, mut begun) = (0, false);
+    for call in [4, 7, 11, 16, 20, 25] {
+        let mut command = copy.sandbox().command(copy.sandbox().program("recover"))?;
+        let ran = process::run(command.args(args).env("HOLDFAST_FAULT", format!("file:kill@{call}")), "")?;
+        match ran.signal {
+            Some(9) => kills += 1,
+            _ => ensure!(ran.code == Some(0), "{ran}"),
+        }
+        begun |= record.exists();
+        if begun && !record.exists() {
+            break;
+        }
+    }
+    ensure!(kills > 2, "killed {kills} times");
+    if record.exists() { adopt(copy, &["--yes"])?.success().map(drop) } else { Ok(()) }
+}
+
 /// Nobody was promoted meanwhile: the copy's own way is archived, and an older backup leads to its present.
 #[test]
 fn hazard_23_an_adopted_copy_is_production() -> Result<()> {
@@ -119,7 +140,7 @@ fn hazard_23_two_servers_on_one_number() -> Result<()> {
     ensure!(cluster.timeline()? == 2 && copy.timeline()? == 2);
     cluster.stop(StopMode::Fast)?;
 
-    adopt(&copy, &["--yes"])?.success()?;
+    adopt_with_kills(&copy)?;
     copy.wait_promoted()?;
     ensure!(copy.timeline()? == 4, "timeline {}", copy.timeline()?);
     ensure!(copy.sql("select count(*) from t")? == "1003");
