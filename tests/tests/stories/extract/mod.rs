@@ -69,7 +69,10 @@ impl Production {
     fn files(&self) -> Result<BTreeMap<PathBuf, u64>> {
         let mut files = BTreeMap::new();
         for place in &self.places {
-            files.extend(fingerprint(place)?);
+            // The lease of one that was killed is there until it expires.
+            files.extend(
+                fingerprint(place)?.into_iter().filter(|(path, _)| !path.to_string_lossy().contains("/lease/")),
+            );
         }
         let own = |path: &Path| {
             ["pg_wal", "pg_stat_tmp", "pg_dynshmem"]
