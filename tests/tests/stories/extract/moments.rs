@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, workload};
+use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, process, workload};
 
 use super::{Production, commit, extract, load};
 
@@ -163,5 +163,31 @@ fn a_whole_database_comes_back() -> Result<()> {
     args.extend(connection.iter().map(String::as_str));
     sandbox.run_other("pg_restore", &args)?.success()?;
     ensure!(cluster.sql("\\c back\nselect count(*), max(n), (select n from u), (select n from w), convert_from(lo_get(4711), 'UTF8') from t")? == "6000|6000|1|5|large");
+    Ok(())
+}
+
+/// The command that `recover find` prints for a dropped table, typed as it stands.
+#[test]
+fn what_find_prints_brings_the_table_back() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create database \"the shop\"")?;
+    cluster.sql("\\c \"the shop\"\ncreate schema \"Odd one\"; create table \"Odd one\".\"it's\" as select generate_series(1, 200) as n")?;
+    cluster.backup(&[])?;
+    cluster.sql("\\c \"the shop\"\ninsert into \"Odd one\".\"it's\" values (0)")?;
+    cluster.sql("\\c \"the shop\"\ndrop table \"Odd one\".\"it's\"")?;
+    let ran = sandbox
+        .run("recover", &["find", "--repo", repo.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres", "--json"])?;
+    let found = ran.success()?.json()?;
+    let command = found["findings"][0]["recover_extract"].as_str().with_context(|| format!("no command in {found}"))?;
+    let production = Production::look(&cluster, &[])?;
+    let out = sandbox.folder("out")?;
+    let typed = command.replacen("recover", &sandbox.program("recover").display().to_string(), 1);
+    process::run(sandbox.command("sh")?.args(["-c", &typed]).current_dir(&out), "")?.success()?;
+    production.is_untouched()?;
+    let written = std::fs::read_dir(&out)?.next().context("nothing is written")??.path();
+    load(&cluster, "back", "create schema \"Odd one\"", &written)?;
+    ensure!(cluster.sql("\\c back\nselect count(*) from \"Odd one\".\"it's\"")? == "201");
     Ok(())
 }
