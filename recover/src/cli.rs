@@ -134,8 +134,8 @@ pub struct RunArgs {
     #[arg(short = 'T', long = "tablespace-mapping", value_name = "OLD=NEW", value_parser = parse_mapping)]
     pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
 
-    /// Whose postgresql.conf, postgresql.auto.conf, pg_hba.conf and pg_ident.conf the recovered server gets, where they lie
-    /// in the data directory
+    /// Whose configuration the recovered server gets, where it lies in the data directory: `postgresql.conf`,
+    /// `postgresql.auto.conf`, `pg_hba.conf` and `pg_ident.conf`
     #[arg(long, value_name = "WHOSE", value_enum, default_value = "backup")]
     pub config_from: ConfigFrom,
 

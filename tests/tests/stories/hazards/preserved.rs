@@ -34,7 +34,8 @@ fn preserved_beside_recovered(layout: Layout) -> Result<()> {
 
     let args = ["status", "--json", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?];
     let status: serde_json::Value = serde_json::from_str(&sandbox.run("recover", &args)?.success()?.stdout)?;
-    let preserved = status["preserved"].as_str().with_context(|| status.to_string())?;
+    let preserved =
+        status.pointer("/preserved").and_then(serde_json::Value::as_str).with_context(|| status.to_string())?;
     let old = Cluster::at(&sandbox, preserved.as_ref(), None);
     let lines = [("port", sandbox.new_port().to_string()), ("archive_mode", "off".to_owned())];
     old.configure(&lines.map(|(name, value)| (name.to_owned(), value)))?;

@@ -107,6 +107,6 @@ impl Scene {
     /// Where the old cluster lies meanwhile.
     pub(super) fn preserved(&self) -> Result<PathBuf> {
         let status = self.status()?;
-        Ok(status["preserved"].as_str().with_context(|| status.to_string())?.into())
+        Ok(status.pointer("/preserved").and_then(serde_json::Value::as_str).with_context(|| status.to_string())?.into())
     }
 }
