@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use crate::archive::{Identity, Repository, inventory};
 use crate::pg::history::TimelineHistory;
 use crate::pg::wal_page::first_page_matches;
-use crate::pg::{ArchiveName, WalSegmentName};
+use crate::pg::{ArchiveName, PageHeader, TimelineId, WalSegmentName};
 use crate::repo::chain::Inventory;
 use crate::sys::durable::TemporaryFile;
 use crate::sys::faults;
@@ -23,7 +23,7 @@ const FIRST_PAGE_BYTES: usize = 8192;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tail {
     /// Segments whose first page is what their name says; recycled ones, which wait under a future name with old
-    /// contents, are not among them. The last may be written only in part.
+    /// contents, are not among them, nor those of an older timeline behind its end. The last may be written only in part.
     pub segments: Vec<WalSegmentName>,
     /// Timeline histories.
     pub histories: Vec<TimelineHistory>,
@@ -33,6 +33,7 @@ pub struct Tail {
 /// directory that does not exist has no tail.
 pub fn survey(pg_wal: &Path, identity: &Identity) -> anyhow::Result<Tail> {
     let mut tail = Tail::default();
+    let mut segments = Vec::new();
     let entries = match std::fs::read_dir(pg_wal) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(tail),
         entries => entries.with_context(|| format!("read {}", pg_wal.display()))?,
@@ -40,8 +41,9 @@ pub fn survey(pg_wal: &Path, identity: &Identity) -> anyhow::Result<Tail> {
     for entry in entries {
         let entry = entry.with_context(|| format!("read {}", pg_wal.display()))?;
         match entry.file_name().to_str().and_then(ArchiveName::parse) {
-            Some(ArchiveName::Segment(segment)) if is_genuine(&entry.path(), segment, identity) => {
-                tail.segments.push(segment);
+            Some(ArchiveName::Segment(segment)) => {
+                let begun_on = begun_on(&entry.path(), segment, identity);
+                segments.extend(begun_on.map(|timeline| (segment, timeline)));
             }
             Some(ArchiveName::History(timeline)) => {
                 let bytes = std::fs::read(entry.path()).unwrap_or_default();
@@ -50,19 +52,34 @@ pub fn survey(pg_wal: &Path, identity: &Identity) -> anyhow::Result<Tail> {
             _ => {}
         }
     }
+    // The first segment of a timeline is begun by the one before it, as far as that went; no later one is.
+    let is_own = |(name, begun_on): &(WalSegmentName, TimelineId)| {
+        let begins =
+            tail.histories.iter().find(|history| history.timeline == name.timeline).map(TimelineHistory::begins);
+        let first = begins.map(|begins| WalSegmentName::containing(name.timeline, begins, identity.segment_size));
+        *begun_on == name.timeline || first.is_none_or(|first| first == *name)
+    };
+    segments.retain(is_own);
+    tail.segments = segments.into_iter().map(|(name, _)| name).collect();
     tail.segments.sort_unstable();
     Ok(tail)
 }
 
 /// Whether the file is a segment of this name, by its size and first page. Unreadable ones are not.
 pub fn is_genuine(path: &Path, name: WalSegmentName, identity: &Identity) -> bool {
+    begun_on(path, name, identity).is_some()
+}
+
+/// The timeline that the first page of a genuine segment was written on.
+fn begun_on(path: &Path, name: WalSegmentName, identity: &Identity) -> Option<TimelineId> {
     let mut page = Vec::with_capacity(FIRST_PAGE_BYTES);
     let read = File::open(path).and_then(|file| {
         let right_size = file.metadata()?.len() == identity.segment_size.bytes();
         file.take(FIRST_PAGE_BYTES as u64).read_to_end(&mut page)?;
         Ok(right_size)
     });
-    read.unwrap_or(false) && first_page_matches(&page, name, &identity.expected()).is_ok()
+    let is_genuine = read.unwrap_or(false) && first_page_matches(&page, name, &identity.expected()).is_ok();
+    PageHeader::parse(&page).filter(|_| is_genuine).map(|header| header.timeline)
 }
 
 impl Tail {
@@ -120,7 +137,8 @@ pub fn copy(names: &[ArchiveName], from: &Path, to: &Path) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{SegmentSize, TimelineId};
+    use crate::pg::SegmentSize;
+    use std::io::Write as _;
 
     #[test]
     fn a_missing_directory_has_no_tail() {
@@ -139,6 +157,30 @@ mod tests {
         let tail = survey(dir.path(), &identity).unwrap();
         assert_eq!(tail.segments, []);
         assert!(tail.histories.iter().all(|history| history.timeline == TimelineId(2)));
+    }
+
+    /// A server recycles a segment of an older timeline under a name whose place happens to be that segment's own.
+    #[test]
+    fn a_recycled_segment_at_its_old_place_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity =
+            Identity { system_identifier: 7, segment_size: SegmentSize::new(1 << 20).unwrap(), major: Some(15) };
+        for (number, begun_on) in [(3_u32, 1_u32), (4, 2), (5, 1)] {
+            let place = u64::from(number) << 20;
+            let header =
+                [&0xD110_u16.to_ne_bytes()[..], &[2, 0], &begun_on.to_ne_bytes(), &place.to_ne_bytes(), &[0; 8]];
+            let long = [&7_u64.to_ne_bytes()[..], &(1_u32 << 20).to_ne_bytes(), &8192_u32.to_ne_bytes()];
+            let mut file = File::create(dir.path().join(format!("0000000200000000{number:08X}"))).unwrap();
+            file.write_all(&[header.concat(), long.concat()].concat()).unwrap();
+            file.set_len(1 << 20).unwrap();
+        }
+        let numbers = || {
+            let tail = survey(dir.path(), &identity).unwrap();
+            tail.segments.iter().filter_map(|name| name.number(identity.segment_size)).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(), [3, 4, 5], "nobody knows where the timeline begins");
+        File::create(dir.path().join("00000002.history")).unwrap().write_all(b"1\t0/300100\tx\n").unwrap();
+        assert_eq!(numbers(), [3, 4]);
     }
 
     #[test]
