@@ -137,6 +137,8 @@ impl<'a> Judging<'a> {
         let owner = self.catalogs.owner(file).or_else(in_fates);
         let fate = owner.and_then(|owner| self.fates.get(&(file.database, owner.oid)).map(|fate| (owner, fate)));
         let what = match fate {
+            // Mapped catalogs have their files' numbers elsewhere, and nobody can drop any.
+            _ if owner.is_some_and(|owner| owner.oid < FIRST_NORMAL_OID) => What::Rewritten,
             Some((_, fate)) if fate.is_deleted => What::Dropped,
             Some((owner, fate)) => self.truncated_or_rewritten(file, owner, fate),
             None if self.work.created.iter().any(|made| made.database == file.database) => What::DroppedOrRewritten,
@@ -340,6 +342,25 @@ mod tests {
         assert_eq!(said(&dropped), [(What::Dropped, Some("orders_pkey"))]);
         let rebuilt = verdict(vec![changed(Some(index(16_391)), Some(index(16_400)))], &[16_400], &[16_391], false);
         assert_eq!((said(&rebuilt), rebuilt.is_rewrite), (vec![], true));
+    }
+
+    #[test]
+    fn a_catalog_is_never_dropped() {
+        let mut catalogs = Catalogs::new(15);
+        let row = (
+            Lsn(1),
+            RelationChange {
+                database: DATABASE,
+                before: None,
+                after: Some(relation(1259, "pg_class", 0, b'r')),
+                is_deleted: false,
+            },
+        );
+        catalogs.commit([&row.1]);
+        catalogs.map(DATABASE, 1259, 16_386);
+        let work = Work { created: [file(16_400)].into(), ..Work::default() };
+        let gone = Gone { files: vec![file(16_386)], beyond: 0 };
+        assert!(judge(&work, &gone, &catalogs, &rules()).is_rewrite);
     }
 
     /// Without any row of `pg_class`: files that go and none that come are a drop; otherwise nobody knows.

@@ -159,8 +159,17 @@ fn a_line_of_an_index_without_an_end_is_read_to_a_limit() {
     assert!(peak < 64 * MIB, "{peak}");
 }
 
+/// A commit that removes as many relations as it holds, and a change of a table's row.
 #[rstest]
-fn a_wal_record_of_a_gigabyte_is_not_gathered(#[values(false, true)] in_depth: bool) {
+#[case::commit([0xB0, 1], RecordReader::new, false)]
+#[case::commit_in_depth([0xB0, 1], RecordReader::in_depth, true)]
+#[case::commit_with_rows([0xB0, 1], RecordReader::with_rows, true)]
+#[case::row_with_rows([0x00, 10], RecordReader::with_rows, false)]
+fn a_wal_record_of_a_gigabyte_is_not_gathered(
+    #[case] kind: [u8; 2],
+    #[case] read: fn(Lsn, SegmentSize) -> RecordReader,
+    #[case] in_depth: bool,
+) {
     let page = |number: u32| {
         let info: u16 = if number == 0 { 2 } else { 1 };
         let mut bytes = [0xD110_u16.to_ne_bytes(), info.to_ne_bytes()].concat();
@@ -171,10 +180,9 @@ fn a_wal_record_of_a_gigabyte_is_not_gathered(#[values(false, true)] in_depth: b
         if number == 0 {
             bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
             bytes.extend([(1_u32 << 30).to_ne_bytes(), 8192_u32.to_ne_bytes()].concat());
-            // A commit, by its header: contents that are looked into.
-            bytes.extend([(1_u32 << 30).to_ne_bytes(), [9, 0, 0, 0], [0; 4], [0; 4], [0xB0, 1, 0, 0]].concat());
+            let [info, manager] = kind;
+            bytes.extend([(1_u32 << 30).to_ne_bytes(), [9, 0, 0, 0], [0; 4], [0; 4], [info, manager, 0, 0]].concat());
             bytes.extend([0; 4]);
-            // It removes as many relations as it holds.
             bytes.push(254);
             bytes.extend([(1_u32 << 30) - 24 - 5, 0, 0, 0x14, 80_000_000].map(u32::to_ne_bytes).concat());
         }
@@ -184,7 +192,7 @@ fn a_wal_record_of_a_gigabyte_is_not_gathered(#[values(false, true)] in_depth: b
     let (mut pages, mut relations) = (0_u32, 0_u64);
     let peak = peak(|| {
         let size = SegmentSize::new(1 << 30).unwrap();
-        let mut reader = if in_depth { RecordReader::in_depth(Lsn(0), size) } else { RecordReader::new(Lsn(0), size) };
+        let mut reader = read(Lsn(0), size);
         let mut count = |event| {
             relations += u64::from(matches!(event, Event::Listed(Listed::Relation(_))));
             ControlFlow::Continue(())
