@@ -328,6 +328,7 @@ impl Catalogs {
     /// Notes what a relation is.
     fn note(&mut self, database: u32, relation: Relation, is_newest: bool) {
         if relation.oid == Catalog::Namespace.oid() && is_newest {
+            self.files.retain(|(of, _), known| *of != database || *known != Catalog::Namespace);
             self.files.insert((database, relation.filenode), Catalog::Namespace);
         }
         if self.relations.len() >= ROWS_MAX {
@@ -452,6 +453,7 @@ mod tests {
         catalogs.load_page(DATABASE, 2615, 0, &page(&[(NEWEST, &relation(2200, "public", 0, 0))]));
         let moved = relation(2615, "pg_namespace", 16_420, b'r');
         catalogs.load_page(DATABASE, 1259, 1, &page(&[(NEWEST, &moved)]));
+        assert_eq!(catalogs.file_of(DATABASE, Catalog::Namespace), Some(16_420));
         catalogs.load_page(DATABASE, 16_420, 0, &page(&[(NEWEST, &relation(16_500, "sales", 0, 0))]));
         assert_eq!(
             (catalogs.namespace(DATABASE, 2200), catalogs.namespace(DATABASE, 16_500)),
