@@ -120,13 +120,12 @@ pub(super) struct Contents {
 impl Contents {
     /// For a record of this resource manager and `xl_info`; `None` when it is of no interest.
     pub(super) fn of(manager: u8, info: u8, magic: u16, depth: Depth) -> Option<Self> {
-        let subject = match Subject::of(manager, info) {
-            Some(subject) => subject,
+        let subject = if let Some(subject) = Subject::of(manager, info) {
+            subject
+        } else {
             // A recovery must look out for changed settings, whether or not it looks into the rest.
-            None => {
-                let is_wanted = |it: &Change| depth >= Depth::Changes || *it == Change::Parameters;
-                Subject::Change(Change::of(manager, info, magic).filter(is_wanted)?)
-            }
+            let is_wanted = |it: &Change| depth >= Depth::Changes || *it == Change::Parameters;
+            Subject::Change(Change::of(manager, info, magic).filter(is_wanted)?)
         };
         Some(Self { subject, info, magic, depth, head: Vec::new(), length: 0, walk: None })
     }
