@@ -9,6 +9,12 @@ use common::repo::BackupId;
 use common::restore::choose::WantedTimeline;
 use common::restore::settings::TargetAction;
 use common::restore::target::{ParseTimeError, Target, parse_time};
+use common::units::ByteCount;
+
+use crate::standby::parse_slot;
+
+/// How many bytes of relations are looked at when nobody says.
+const PAGE_SAMPLE_BYTES: u64 = 64 << 20;
 
 use crate::extract::names::TableName;
 pub(crate) use crate::find::FindArgs;
@@ -42,13 +48,15 @@ pub enum Command {
     /// Recover the cluster in -D DIR, or make a copy there, in eight steps
     Run(Box<RunArgs>),
     /// Check a recovered server that somebody else started, and let it archive again
-    Finish,
+    Finish(FinishArgs),
     /// Find out when something was dropped, truncated or deleted, and how to get it back
     Find(FindArgs),
     /// Go on with a recovery whose server waits or has stopped: to the same target, or to a later one
     Continue(ContinueArgs),
     /// End a recovery whose server waits at its target or has stopped there: the server takes writes
-    Promote,
+    Promote(FinishArgs),
+    /// Print how many rows each table of a running server has, for --row-counts
+    RowCounts,
     /// Undo a recovery: put the preserved data directory back
     Rollback(RollbackArgs),
     /// Tell where a recovery stands, and what can be done next
@@ -122,13 +130,25 @@ pub struct RunArgs {
     #[command(flatten)]
     pub moment: MomentArgs,
 
-    /// What the server does at the target
-    #[arg(long, value_name = "ACTION", value_enum, default_value = "promote")]
-    target_action: Action,
+    /// What the server does at the target [default: promote]
+    #[arg(long, value_name = "ACTION", value_enum)]
+    target_action: Option<Action>,
 
     /// What DIR becomes [default: production when it is the backup's own data directory, else a copy]
     #[arg(long = "as", value_name = "KIND", value_enum)]
     pub role: Option<Role>,
+
+    /// Make a standby, which follows the archive and, with --primary-conninfo, streams; the same as --as standby
+    #[arg(long, conflicts_with = "role")]
+    standby: bool,
+
+    /// How a standby reaches its primary; a password belongs into a file that passfile= names
+    #[arg(long, value_name = "CONNINFO")]
+    pub primary_conninfo: Option<String>,
+
+    /// The slot on the primary that a standby streams by
+    #[arg(long, value_name = "NAME", value_parser = parse_slot)]
+    pub slot: Option<String>,
 
     /// Put the tablespace of OLD into NEW; once for each tablespace
     #[arg(short = 'T', long = "tablespace-mapping", value_name = "OLD=NEW", value_parser = parse_mapping)]
@@ -138,6 +158,14 @@ pub struct RunArgs {
     /// `postgresql.auto.conf`, `pg_hba.conf` and `pg_ident.conf`
     #[arg(long, value_name = "WHOSE", value_enum, default_value = "backup")]
     pub config_from: ConfigFrom,
+
+    /// Take from the cluster that lies there what is the same, and fetch only the rest
+    #[arg(long)]
+    pub delta: bool,
+
+    /// How the recovered server is checked.
+    #[command(flatten)]
+    pub verify: VerifyArgs,
 
     /// Stop before the server is started; `recover finish` ends the work once it runs
     #[arg(long)]
@@ -213,6 +241,51 @@ pub enum Format {
     Custom,
 }
 
+/// How a recovered server is checked.
+#[derive(Debug, Clone, Default, Args)]
+pub struct VerifyArgs {
+    /// Check the page checksums of relations, at places drawn by chance, up to this size; 0 checks none [default: 64 MiB]
+    #[arg(long, value_name = "SIZE")]
+    page_sample: Option<ByteCount>,
+
+    /// Draw by this number, to look at the same places once more
+    #[arg(long, value_name = "NUMBER")]
+    pub sample_seed: Option<u64>,
+
+    /// Check B-tree indexes where the extension amcheck is installed: a sample of each database, or all
+    #[arg(long, value_name = "sample|all", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "sample", hide_possible_values = true)]
+    pub amcheck: Option<Amcheck>,
+
+    /// Compare the rows of tables with this file, lines of DATABASE SCHEMA.TABLE COUNT; recover row-counts makes one
+    #[arg(long, value_name = "FILE")]
+    pub row_counts: Option<PathBuf>,
+
+    /// Write a report to FILE, in JSON, and to FILE.txt, to be read
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// Which indexes are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Amcheck {
+    /// A few of each database.
+    Sample,
+    /// All.
+    All,
+}
+
+/// Options of `recover finish` and `recover promote`.
+#[derive(Debug, Args)]
+pub struct FinishArgs {
+    /// How the server is checked.
+    #[command(flatten)]
+    pub verify: VerifyArgs,
+
+    /// End the recovery although the check found something wrong
+    #[arg(long)]
+    pub accept_findings: bool,
+}
+
 /// Options of `recover continue`.
 #[derive(Debug, Args)]
 pub struct ContinueArgs {
@@ -223,6 +296,10 @@ pub struct ContinueArgs {
     /// What the server does at the target [default: the same as before]
     #[arg(long, value_name = "ACTION", value_enum)]
     target_action: Option<Action>,
+
+    /// How the server is checked.
+    #[command(flatten)]
+    pub verify: VerifyArgs,
 }
 
 /// Options of `recover check`.
@@ -280,6 +357,8 @@ pub enum Role {
     Production,
     /// A copy beside it: it archives nothing and has its own port and socket.
     Copy,
+    /// A standby of it.
+    Standby,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -313,6 +392,11 @@ impl MomentArgs {
         self.target.given().unwrap_or(Target::Latest)
     }
 
+    /// Whether a timeline was asked for by its number.
+    pub fn names_timeline(&self) -> bool {
+        matches!(self.timeline(), WantedTimeline::Number(_))
+    }
+
     /// Whether replay is to stop just before it.
     pub fn is_exclusive(&self) -> bool {
         self.target.target_exclusive
@@ -336,10 +420,44 @@ impl ExtractArgs {
     }
 }
 
+impl Cli {
+    /// How a server is to be checked.
+    pub fn verify(&self) -> VerifyArgs {
+        match &self.command {
+            Command::Run(args) => args.verify.clone(),
+            Command::Continue(args) => args.verify.clone(),
+            Command::Finish(args) | Command::Promote(args) => args.verify.clone(),
+            _ => VerifyArgs::default(),
+        }
+    }
+
+    /// Whether the recovery may end although something wrong was found.
+    pub fn accepts_findings(&self) -> bool {
+        matches!(&self.command, Command::Finish(args) | Command::Promote(args) if args.accept_findings)
+    }
+}
+
+impl VerifyArgs {
+    /// How many bytes of relations are looked at.
+    pub fn page_sample_bytes(&self) -> u64 {
+        self.page_sample.map_or(PAGE_SAMPLE_BYTES, |sample| sample.0)
+    }
+}
+
 impl RunArgs {
     /// What happens at the target.
     pub fn action(&self) -> TargetAction {
-        self.target_action.into()
+        self.target_action.unwrap_or_default().into()
+    }
+
+    /// Whether something was said of what happens at the target.
+    pub fn asks_for_action(&self) -> bool {
+        self.target_action.is_some()
+    }
+
+    /// What the directory is to become, where that was said.
+    pub fn wanted_role(&self) -> Option<Role> {
+        if self.standby { Some(Role::Standby) } else { self.role }
     }
 }
 

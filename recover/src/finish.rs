@@ -1,19 +1,23 @@
 //! `recover finish`: the last check of a server that somebody else started, or that waited at its target.
 
 use common::app::{Context, Outcome};
-use common::report::Advice;
+use common::report::{Advice, ExitClass};
 use common::restore::follow::{Arrival, RECOVERY_SIGNAL};
 use common::server;
+use common::sys::clock::Stopwatch;
 
 use crate::cli::Cli;
 use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::lease;
 use crate::place::Place;
+use crate::report_file::Report;
+use crate::steps::verify::Verified;
 use crate::steps::{self, Site};
 
 /// Checks the server and lets it archive again. Calling it twice changes nothing.
 pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    steps::verify::prepare(&cli.verify())?;
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
     let (_lock, mut journal) = Journal::lock(&place)?
@@ -51,15 +55,43 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
 /// The last check, and what there is to say then.
 pub(crate) fn conclude(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Outcome> {
     let ctx = site.ctx;
-    let seen = steps::verify::run(arrival, journal, site)?;
+    let watch = Stopwatch::start();
+    let verified = steps::verify::run(arrival, journal, site)?;
     if journal.stage == Stage::Done {
         lease::end_left(&site.repository, &site.place);
     }
-    ctx.output.line(&format!("{}; {seen}", arrival.describe()))?;
-    for line in steps::ending(journal, site).lines {
+    ctx.output.line(&format!("{}; {}", arrival.describe(), verified.seen))?;
+    let mut lines = steps::withheld(&verified, site);
+    let ending = steps::ending(journal, site);
+    if !verified.withheld {
+        lines.extend(ending.lines);
+    }
+    for line in lines {
         ctx.output.line(&line)?;
     }
-    report(journal, &site.place.pgdata.display().to_string(), &seen, ctx)
+    if let Some(path) = &site.cli.verify().report {
+        let mut report = Report::of(&site.place, ctx.clock.now());
+        report.ended(ctx.clock.now(), watch.elapsed());
+        report.journal(journal, ending.preserved.as_deref());
+        report.verified(&verified);
+        report.write(path)?;
+    }
+    if ctx.output.is_json() {
+        let pgdata = site.place.pgdata.display().to_string();
+        ctx.output.json(&serde_json::json!({
+            "pgdata": pgdata, "stage": journal.stage, "seen": verified.seen, "verified": verified,
+        }))?;
+    }
+    Ok(outcome(&verified, site))
+}
+
+/// Findings that were not accepted are told by the exit code.
+pub(crate) fn outcome(verified: &Verified, site: &Site<'_>) -> Outcome {
+    if verified.findings.is_empty() || site.cli.accepts_findings() {
+        Outcome::Done
+    } else {
+        Outcome::Class(ExitClass::Findings)
+    }
 }
 
 fn report(journal: &Journal, pgdata: &str, seen: &str, ctx: &Context) -> anyhow::Result<Outcome> {

@@ -246,6 +246,7 @@ pub(crate) mod tests {
     use crate::cli::ConfigFrom;
     use crate::divergence::Divergence;
     use crate::plan::{Arrival, Transaction};
+    use crate::standby::Standby;
     use common::pg::Lsn;
     use common::restore::demands::Demands;
     use common::restore::settings::TargetAction;
@@ -285,6 +286,14 @@ pub(crate) mod tests {
             bytes: number,
             major: 15,
             decided: time,
+            delta: true,
+            standby: Some(Standby {
+                primary_conninfo: Some(text.to_owned()),
+                slot: None,
+                timeline: Some(timeline),
+                port: Some(7),
+                elsewhere: true,
+            }),
             demands: Demands { max_connections: 7, ..Demands::default() },
             divergence: Divergence { slots: vec![text.to_owned()], ..Divergence::default() },
             warnings: vec![text.to_owned()],

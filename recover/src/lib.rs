@@ -16,6 +16,7 @@ mod ask;
 mod check;
 mod cleanup;
 mod cli;
+mod counts;
 mod divergence;
 mod extract;
 mod facts;
@@ -29,10 +30,12 @@ mod place;
 mod plan;
 mod renew;
 mod report;
+mod report_file;
 mod resume;
 mod rollback;
 mod run;
 mod service;
+mod standby;
 mod status;
 mod steps;
 mod supervisors;
@@ -54,14 +57,15 @@ pub fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         Command::Windows => windows::run(ctx),
         Command::Check(args) => check::run(args, cli, ctx),
         Command::Run(args) => run::run(args, cli, ctx),
-        Command::Finish => finish::run(cli, ctx),
+        Command::Finish(_) => finish::run(cli, ctx),
         Command::Find(args) => find::run(args, cli, ctx),
         Command::Continue(args) => onward::go_on(args, cli, ctx),
-        Command::Promote => onward::promote(cli, ctx),
+        Command::Promote(_) => onward::promote(cli, ctx),
         Command::Adopt(args) => adopt::run(args, cli, ctx),
         Command::Rollback(args) => rollback::run(args, cli, ctx),
         Command::Status => status::run(ctx),
         Command::Cleanup(args) => cleanup::run(args, ctx),
         Command::Extract(args) => extract::run(args, cli, ctx),
+        Command::RowCounts => counts::run(cli, ctx),
     }
 }

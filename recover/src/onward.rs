@@ -191,10 +191,16 @@ fn needs_signal(place: &Place) -> Result<(), Advice> {
 
 /// The journal of a recovery whose server was started, or may be.
 fn open<'a>(cli: &'a Cli, ctx: &'a Context) -> anyhow::Result<(FileLock, Journal, Site<'a>)> {
+    steps::verify::prepare(&cli.verify())?;
     let place = Place::of(ctx)?;
     let pgdata = place.pgdata.display().to_string();
     let (lock, journal) = Journal::lock(&place)?
         .ok_or_else(|| Advice::refused(format!("no recovery of {pgdata} is known")).hint("recover run begins one"))?;
+    if journal.plan.standby.is_some() {
+        return Err(Advice::refused(format!("{pgdata} is a standby, which has no target"))
+            .hint("pg_ctl promote makes it a primary; recover finish checks it")
+            .into());
+    }
     if !matches!(journal.stage, Stage::Placed | Stage::Started) {
         let what = if journal.is_over() { "is over" } else { "did not get as far as a start" };
         return Err(Advice::refused(format!("the recovery of {pgdata} {what}")).hint("recover run begins one").into());

@@ -19,6 +19,7 @@ use crate::cli::{ConfigFrom, Role, RunArgs};
 use crate::divergence::Divergence;
 use crate::facts::{Directory, Facts};
 use crate::place::Place;
+use crate::standby::{self, Standby};
 
 /// What a recovery does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,10 @@ pub(crate) struct Plan {
     /// Who is left behind by the cluster that is replaced.
     #[serde(default)]
     pub(crate) divergence: Divergence,
+    /// Whether files of the old cluster are taken where they are the same.
+    pub(crate) delta: bool,
+    /// Set for a standby.
+    pub(crate) standby: Option<Standby>,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -162,6 +167,9 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         let count = backup.damaged_page_count;
         warnings.push(format!("{count} pages of {} had wrong checksums when it was taken", backup.id));
     }
+    if args.delta && facts.directory.cluster().is_none() {
+        warnings.push("--delta finds no cluster there: everything is fetched".to_owned());
+    }
     if let Some(cluster) = facts.directory.cluster() {
         let own = cluster.control.as_ref().map(|control| control.system_identifier);
         if own.is_some_and(|own| own != facts.system) {
@@ -169,6 +177,8 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         }
     }
     let salvage = facts.tail.missing_from(&facts.archive);
+    let elsewhere = backup.source.data_directory != place.pgdata;
+    let standby = standby::wanted(role, args, port, route.history().timeline, elsewhere, facts)?;
     let plan = Plan {
         role,
         pgdata: place.pgdata.clone(),
@@ -198,6 +208,8 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         decided: facts.now,
         demands: facts.origin.as_ref().map(|origin| Demands::of_control(&origin.control)).unwrap_or_default(),
         divergence: Divergence::default(),
+        delta: args.delta,
+        standby,
         warnings,
     };
     Ok(Decision { plan, backup, route, missing_fork })
@@ -209,7 +221,7 @@ fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> 
     let recorded = &backup.source.data_directory;
     let same_path = *recorded == place.pgdata || facts.links_here.contains(recorded);
     let same_host = backup.source.host == facts.host;
-    let role = match args.role {
+    let role = match args.wanted_role() {
         Some(role) => role,
         None if same_path && same_host => Role::Production,
         None if same_path => {
@@ -228,12 +240,19 @@ fn role(facts: &Facts, args: &RunArgs, place: &Place, backup: &BackupRecord) -> 
         return Err(Advice::refused(format!("{pgdata} lies in the original's data directory {}", origin.display()))
             .hint("name a directory outside it with -D"));
     }
+    if role == Role::Standby && same_host && !same_path && outside_config(backup, role).is_some() {
+        return Err(Advice::refused(format!(
+            "the configuration lies outside {}, and a standby beside it would run with the same",
+            origin.display()
+        ))
+        .hint("make the standby on another host, or move the configuration into the data directory"));
+    }
     match (&facts.directory, role) {
         (Directory::Foreign, _) => Err(Advice::refused(format!("{pgdata} is neither empty nor a data directory"))
             .hint("name the data directory, or a directory that does not exist yet, with -D")),
         (Directory::Cluster(_), Role::Copy) => Err(Advice::refused(format!("{pgdata} holds a cluster already"))
             .hint("a copy needs a directory that is empty or does not exist; --as production replaces this cluster")),
-        (Directory::Cluster(cluster), Role::Production) => match cluster.mounted_below.first() {
+        (Directory::Cluster(cluster), Role::Production | Role::Standby) => match cluster.mounted_below.first() {
             // A link from the data directory is another thing: its target is set aside where it lies.
             Some(mounted) => Err(Advice::refused(format!(
                 "something is mounted on {}, in the data directory: that cannot be set aside with it",
@@ -336,7 +355,7 @@ fn tablespaces(
         let given = args.tablespace_mapping.iter().find(|(old, _)| *old == tablespace.location).map(|(_, new)| new);
         let new = match (given, role) {
             (Some(new), _) => new.clone(),
-            (None, Role::Production) => tablespace.location.clone(),
+            (None, Role::Production | Role::Standby) => tablespace.location.clone(),
             (None, Role::Copy) => {
                 return Err(Advice::usage(format!(
                     "a copy needs a place of its own for tablespace \"{}\"",
@@ -368,7 +387,7 @@ fn list(paths: &[&Path]) -> String {
 /// The configuration file of a server whose configuration lies elsewhere, as Debian's does.
 fn outside_config(backup: &BackupRecord, role: Role) -> Option<PathBuf> {
     let file = &backup.source.config_file;
-    (role == Role::Production && !file.starts_with(&backup.source.data_directory)).then(|| file.clone())
+    (role != Role::Copy && !file.starts_with(&backup.source.data_directory)).then(|| file.clone())
 }
 
 #[cfg(test)]

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use common::app::Context;
+use common::restore::extract::Extracted;
 use common::sys::clock::Stopwatch;
 use common::units::{ByteCount, Took};
 use serde::Serialize;
 
 use crate::cli::{ConfigFrom, Role};
+use crate::place::Place;
 use crate::plan::{Plan, Transaction};
+use crate::report_file::{Replay, Report};
+use crate::steps::verify::Verified;
 
 /// The names of the steps of a recovery.
 pub(crate) const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "configure", "place", "start", "verify"];
@@ -16,9 +21,12 @@ pub(crate) const STEPS: [&str; 8] = ["check", "stop", "preserve", "extract", "co
 /// One finished step.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Step {
-    name: &'static str,
-    seconds: f64,
-    result: String,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// How long it took.
+    pub(crate) seconds: f64,
+    /// What came of it.
+    pub(crate) result: String,
 }
 
 /// Writes a line as each step ends and remembers it for the document at the end.
@@ -29,6 +37,14 @@ pub(crate) struct Reporter<'a> {
     names: &'static [&'static str],
     steps: Vec<Step>,
     watch: Stopwatch,
+    whole: Stopwatch,
+    began: DateTime<Utc>,
+    /// What was unpacked.
+    pub(crate) extracted: Option<Extracted>,
+    /// What was replayed.
+    pub(crate) replay: Option<Replay>,
+    /// What was checked.
+    pub(crate) verified: Option<Verified>,
 }
 
 impl<'a> Reporter<'a> {
@@ -44,7 +60,19 @@ impl<'a> Reporter<'a> {
 
     /// The same for work with other steps.
     pub(crate) fn of(ctx: &'a Context, names: &'static [&'static str]) -> Self {
-        Self { ctx, before: 0, speaks: true, names, steps: Vec::new(), watch: Stopwatch::start() }
+        Self {
+            ctx,
+            before: 0,
+            speaks: true,
+            names,
+            steps: Vec::new(),
+            watch: Stopwatch::start(),
+            whole: Stopwatch::start(),
+            began: ctx.clock.now(),
+            extracted: None,
+            replay: None,
+            verified: None,
+        }
     }
 
     /// The same for work whose standard output is wanted for something else.
@@ -55,6 +83,23 @@ impl<'a> Reporter<'a> {
     /// A line for people.
     pub(crate) fn line(&self, text: &str) -> anyhow::Result<()> {
         if self.speaks { self.ctx.output.line(text) } else { Ok(()) }
+    }
+
+    /// How long the current step has taken so far.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.watch.elapsed()
+    }
+
+    /// The report of all of it.
+    pub(crate) fn report(&self, place: &Place) -> Report {
+        let mut report = Report::of(place, self.began);
+        report.ended(self.ctx.clock.now(), self.whole.elapsed());
+        report.steps(&self.steps, self.before);
+        report.work(self.extracted, self.replay);
+        if let Some(verified) = &self.verified {
+            report.verified(verified);
+        }
+        report
     }
 
     /// The current step is over, with this result; the next one begins.
@@ -82,10 +127,16 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         (Role::Production, true) => "the cluster there is set aside and can be put back with recover rollback",
         (Role::Production, false) => "a new data directory of the cluster itself",
         (Role::Copy, _) => "a copy beside the cluster",
+        (Role::Standby, true) => "a standby; the cluster there is set aside and can be put back with recover rollback",
+        (Role::Standby, false) => "a standby",
     };
     let mut lines = vec![format!("data directory  {} ({what})", plan.pgdata.display())];
     lines.extend(describe_moment(plan, &format!(", then {}", plan.action.name())));
-    let archiving = if plan.archives { "on again once the recovery is verified" } else { "off" };
+    let archiving = match plan.role {
+        Role::Production => "on again once the recovery is verified",
+        Role::Copy => "off",
+        Role::Standby => "as a standby's configuration says",
+    };
     lines.push(format!("archiving       {archiving}"));
     if !plan.config_differs.is_empty() {
         let whose = match plan.config_from {
@@ -94,6 +145,10 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         };
         lines.push(format!("configuration   {} differ: {whose}", plan.config_differs.join(", ")));
     }
+    lines.extend(
+        plan.delta.then(|| "files           those that are the same are copied from the old cluster".to_owned()),
+    );
+    lines.extend(plan.standby.iter().map(|standby| format!("standby         {}", standby.describe())));
     if !plan.salvage.is_empty() {
         lines.push(format!("from its pg_wal {}", plan.salvage.join(", ")));
     }

@@ -3,13 +3,14 @@
 use anyhow::Context as _;
 use common::app::{Context, Outcome, hint_of};
 use common::repo::records::BackupRecord;
-use common::report::{Advice, Interrupted};
+use common::report::{Advice, Interrupted, message_of};
 use common::restore::target::Target;
 use common::server;
 
 use crate::ask;
 use crate::cli::{Cli, RunArgs};
 use crate::facts;
+use crate::finish;
 use crate::journal::{Journal, Stage};
 use crate::lease::Hold;
 use crate::place::Place;
@@ -17,10 +18,13 @@ use crate::plan::{self, Plan};
 use crate::report::{self, Reporter};
 use crate::resume;
 use crate::rollback;
+use crate::standby;
 use crate::steps::{self, Site};
 
 /// Carries out `recover run`.
 pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    steps::verify::prepare(&args.verify)?;
+    args.primary_conninfo.as_deref().map_or(Ok(()), standby::check_primary)?;
     if args.resume {
         return resume::run(cli, ctx);
     }
@@ -103,7 +107,9 @@ pub(crate) fn act(
         reporter.done(steps::preserve::run(backup, &mut journal, site)?)?;
     }
     if journal.stage < Stage::Extracted {
-        reporter.done(steps::extract::run(backup, &mut journal, site)?)?;
+        let extracted = steps::extract::run(backup, &mut journal, site)?;
+        reporter.extracted = Some(extracted);
+        reporter.done(extracted.describe())?;
     }
     if journal.stage < Stage::Configured {
         reporter.done(steps::configure::run(&mut journal, site)?)?;
@@ -121,9 +127,13 @@ pub(crate) fn act(
         steps::start::run(&mut journal, site)
     };
     let arrival = arrival.map_err(explain)?;
-    reporter.done(arrival.describe())?;
+    let replay = steps::start::replay(&journal.plan, &arrival, reporter.elapsed());
+    reporter.replay = Some(replay);
+    reporter.done(format!("{}: {}", arrival.describe(), replay.describe()))?;
     journal.set_out(Stage::Done, &site.place)?;
-    reporter.done(steps::verify::run(&arrival, &mut journal, site)?)?;
+    let verified = steps::verify::run(&arrival, &mut journal, site)?;
+    reporter.done(verified.seen.clone())?;
+    reporter.verified = Some(verified);
     if !journal.is_over() {
         // It waits at its target, and `recover finish` does the rest.
         journal.reach(journal.stage, &site.place)?;
@@ -141,11 +151,26 @@ pub(crate) fn conclude(
     let pgdata = site.place.pgdata.display();
     let journal = match journal {
         Ok(journal) => journal,
-        Err(err) => return Err(with_way_back(err, site)),
+        Err(err) => {
+            let err = with_way_back(err, site);
+            tell_failure(&err, &reporter, site)?;
+            return Err(err);
+        }
     };
     let ending = steps::ending(&journal, site);
-    for line in &ending.lines {
+    let verified = reporter.verified.clone().unwrap_or_default();
+    let mut lines = steps::withheld(&verified, site);
+    if !verified.withheld {
+        lines.extend(ending.lines);
+    }
+    for line in &lines {
         ctx.output.line(line)?;
+    }
+    if let Some(path) = &site.cli.verify().report {
+        let mut report = reporter.report(&site.place);
+        report.journal(&journal, ending.preserved.as_deref());
+        reporter.verified.iter().for_each(|verified| report.verified(verified));
+        report.write(path)?;
     }
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({
@@ -154,10 +179,27 @@ pub(crate) fn conclude(
             "stage": journal.stage,
             "timeline": journal.new_timeline,
             "preserved": ending.preserved,
+            "extracted": reporter.extracted,
+            "replay": reporter.replay,
+            "verified": reporter.verified,
             "steps": reporter.into_steps(),
         }))?;
     }
-    Ok(Outcome::Done)
+    Ok(finish::outcome(&verified, site))
+}
+
+/// The report of a recovery that failed. That it cannot be written is said, and changes nothing of the failure.
+fn tell_failure(err: &anyhow::Error, reporter: &Reporter<'_>, site: &Site<'_>) -> anyhow::Result<()> {
+    let Some(path) = &site.cli.verify().report else { return Ok(()) };
+    let mut report = reporter.report(&site.place);
+    if let Some(journal) = Journal::read(&site.place)? {
+        report.journal(&journal, None);
+    }
+    report.failed(message_of(err), hint_of(err));
+    if let Err(unwritten) = report.write(path) {
+        tracing::warn!("{}", message_of(&unwritten));
+    }
+    Ok(())
 }
 
 /// An error that happened after something was changed carries the way back.

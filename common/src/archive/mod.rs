@@ -17,7 +17,7 @@ pub mod segments;
 pub mod spool;
 pub mod sweep;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod walk;
 
 pub use identity::Identity;

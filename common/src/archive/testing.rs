@@ -21,15 +21,15 @@ pub(super) const SEGMENT_BYTES: u32 = 1 << 20;
 const PAGE_BYTES: usize = 8192;
 
 /// A repository with a backup and its WAL.
-pub(super) struct World {
+pub(crate) struct World {
     pub(super) store: Arc<MemoryStore>,
-    pub(super) repository: Repository,
-    pub(super) record: BackupRecord,
+    pub(crate) repository: Repository,
+    pub(crate) record: BackupRecord,
 }
 
 impl World {
     /// A backup of three parts, with configuration, and the WAL from the segment of its start to that of its stop.
-    pub(super) fn new(codec: Codec) -> Self {
+    pub(crate) fn new(codec: Codec) -> Self {
         Self::with_seed(codec, 7)
     }
 

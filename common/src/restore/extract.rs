@@ -5,7 +5,9 @@
 //! crash leaves an incomplete directory that nobody takes for a cluster: `global/pg_control` is in the last part, and
 //! the caller's journal says that the extraction did not end.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+mod reuse;
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,19 +16,22 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
+use self::reuse::Reuse;
 use crate::archive::Repository;
 use crate::codec::{Codec, HashingWriter, decoder, read_full};
 use crate::repo::BackupId;
 use crate::repo::index::{FileEntry, IndexEntry, RelativePath};
 use crate::repo::layout::backup_object;
-use crate::repo::part::skip;
-use crate::repo::records::BackupRecord;
+use crate::repo::part::{StoredRange, skip};
+use crate::repo::records::{BackupRecord, PartRecord};
 use crate::report::{Advice, Cancel, Progress};
 use crate::restore::own::is_no_server_file;
 use crate::sys::durable::{self, TemporaryFile};
 use crate::sys::faults;
 use crate::sys::writeback::Writeback;
+use crate::units::ByteCount;
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -72,12 +77,42 @@ pub struct Means<'a> {
 }
 
 /// What was unpacked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Extracted {
     /// Files written.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that were taken from an older state.
+    pub reused_files: u64,
+    /// Their bytes.
+    pub reused_bytes: u64,
+    /// Stored bytes that were read from the repository's parts.
+    pub fetched_bytes: u64,
+}
+
+impl Extracted {
+    /// In words.
+    pub fn describe(&self) -> String {
+        let all = format!("{} files, {}, every one checked and synced", self.files, ByteCount(self.bytes));
+        if self.reused_files == 0 {
+            return all;
+        }
+        let percent = u128::from(self.reused_bytes) * 100 / u128::from(self.bytes.max(1));
+        format!(
+            "{all}; {} of it ({percent} %) reused from the old cluster, {} fetched",
+            ByteCount(self.reused_bytes),
+            ByteCount(self.fetched_bytes)
+        )
+    }
+
+    fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.reused_files += other.reused_files;
+        self.reused_bytes += other.reused_bytes;
+        self.fetched_bytes += other.fetched_bytes;
+    }
 }
 
 /// Unpacks the whole backup and syncs it.
@@ -90,23 +125,49 @@ pub fn extract(
     destination: &Destination,
     means: Means<'_>,
 ) -> anyhow::Result<Extracted> {
-    let extracted = extract_unsynced(repository, backup, destination, means)?;
+    synced(extract_unsynced(repository, backup, destination, means)?, destination)
+}
+
+/// The same, with copies of those files of the data directory `from` whose contents are those of the backup; only what
+/// else is needed is read from the repository. `from` stays as it is.
+pub fn extract_reusing(
+    repository: &Repository,
+    backup: &BackupRecord,
+    destination: &Destination,
+    from: &Path,
+    means: Means<'_>,
+) -> anyhow::Result<Extracted> {
+    let reuse = Reuse::new(repository, backup, from)?;
+    synced(extract_with(repository, backup, destination, Some(&reuse), means)?, destination)
+}
+
+fn synced(extracted: Extracted, destination: &Destination) -> anyhow::Result<Extracted> {
     for root in destination.roots() {
         crate::sys::tree::sync(root, is_no_server_file).with_context(|| format!("sync {}", root.display()))?;
     }
     Ok(extracted)
 }
 
-/// The same without syncing anything: for a cluster that is thrown away.
+/// The same as [`extract`] without syncing anything: for a cluster that is thrown away.
 pub fn extract_unsynced(
     repository: &Repository,
     backup: &BackupRecord,
     destination: &Destination,
     means: Means<'_>,
 ) -> anyhow::Result<Extracted> {
+    extract_with(repository, backup, destination, None, means)
+}
+
+fn extract_with(
+    repository: &Repository,
+    backup: &BackupRecord,
+    destination: &Destination,
+    reuse: Option<&Reuse>,
+    means: Means<'_>,
+) -> anyhow::Result<Extracted> {
     lay_out(backup, destination)?;
     means.progress.begin("extract", Some(backup.plain_bytes));
-    let extracted = unpack(repository, backup, destination, means)?;
+    let extracted = unpack(repository, backup, destination, reuse, means)?;
     means.progress.end();
     anyhow::ensure!(
         extracted.files == backup.files,
@@ -180,6 +241,7 @@ fn unpack(
     repository: &Repository,
     backup: &BackupRecord,
     destination: &Destination,
+    reuse: Option<&Reuse>,
     means: Means<'_>,
 ) -> anyhow::Result<Extracted> {
     let workers = means.jobs.max(1);
@@ -187,7 +249,16 @@ fn unpack(
     let total = Mutex::new(Extracted::default());
     let (sender, receiver) = sync_channel::<Job>(1);
     let receiver = Mutex::new(receiver);
-    let worker = Worker { repository, id: backup.id, codec: backup.compression.codec, destination, means, stop: &stop };
+    let worker = Worker {
+        repository,
+        id: backup.id,
+        codec: backup.compression.codec,
+        parts: &backup.parts,
+        destination,
+        reuse,
+        means,
+        stop: &stop,
+    };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| worker.work(&receiver, &total))).collect();
         let read = read_jobs(repository, backup, destination, |job| {
@@ -247,7 +318,9 @@ struct Worker<'a> {
     repository: &'a Repository,
     id: BackupId,
     codec: Codec,
+    parts: &'a [PartRecord],
     destination: &'a Destination,
+    reuse: Option<&'a Reuse>,
     means: Means<'a>,
     stop: &'a Cancel,
 }
@@ -265,8 +338,7 @@ impl Worker<'_> {
             match self.part(&job) {
                 Ok(done) => {
                     let mut total = total.lock().map_err(|_| anyhow::anyhow!("an extraction thread died"))?;
-                    total.files += done.files;
-                    total.bytes += done.bytes;
+                    total.add(done);
                 }
                 Err(err) => {
                     self.stop.cancel();
@@ -277,7 +349,61 @@ impl Worker<'_> {
     }
 
     fn part(&self, job: &Job) -> anyhow::Result<Extracted> {
-        let name = backup_object::part(job.part, self.codec);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut done = Extracted::default();
+        let Some(reuse) = self.reuse else {
+            let files: Vec<_> = job.files.iter().collect();
+            let stored = self.parts.iter().find(|part| part.number == job.part).map_or(0, |part| part.stored_bytes);
+            self.fetch(job.part, None, &files, &mut buffer, &mut done)?;
+            done.fetched_bytes += stored;
+            return Ok(done);
+        };
+        let mut needed = Vec::new();
+        for file in &job.files {
+            if self.reuse_file(reuse, file, &mut buffer)? {
+                done.files += 1;
+                done.bytes += file.size;
+                done.reused_files += 1;
+                done.reused_bytes += file.size;
+            } else {
+                needed.push(file);
+            }
+        }
+        for run in reuse::runs(&needed) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let length = last.offset.saturating_add(last.size).saturating_sub(first.offset);
+            let range = reuse.frames(job.part).and_then(|table| table.range(first.offset, length));
+            let range = range.with_context(|| format!("the index does not say where {} lies", first.path.display()))?;
+            self.fetch(job.part, Some((first.offset, range)), &run, &mut buffer, &mut done)?;
+            done.fetched_bytes += range.length;
+        }
+        Ok(done)
+    }
+
+    /// Takes a file from the older state, where that has it; otherwise nothing is there.
+    fn reuse_file(&self, reuse: &Reuse, entry: &FileEntry, buffer: &mut [u8]) -> anyhow::Result<bool> {
+        self.means.cancel.check()?;
+        if self.stop.is_cancelled() {
+            anyhow::bail!("another part failed");
+        }
+        let path = self.destination.resolve(&entry.path);
+        let Some(file) = reuse.take(entry, &path, buffer, self.means.cancel)? else { return Ok(false) };
+        finish_file(&file, &path, entry).with_context(|| format!("write {}", path.display()))?;
+        self.means.progress.advance(entry.size);
+        Ok(true)
+    }
+
+    /// Unpacks these files of a part, in their order: from the whole part, or from a range of its frames in which the
+    /// first of them lies at this plain offset.
+    fn fetch(
+        &self,
+        part: u32,
+        range: Option<(u64, StoredRange)>,
+        files: &[&FileEntry],
+        buffer: &mut [u8],
+        done: &mut Extracted,
+    ) -> anyhow::Result<()> {
+        let name = backup_object::part(part, self.codec);
         let key = self.repository.layout().backup_object(self.id, &name)?;
         let damaged = |path: &RelativePath| {
             Advice::failed(format!("{key} is damaged at {}", path.display()))
@@ -287,20 +413,23 @@ impl Worker<'_> {
             Failure::OfPart(err) => err.context(damaged(path)),
             Failure::Here(err) => err,
         };
-        let mut source =
-            decoder(self.codec, self.repository.store().get(&key)?).with_context(|| format!("read {key}"))?;
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let mut position = 0;
-        let mut done = Extracted::default();
-        for file in &job.files {
+        let store = self.repository.store();
+        let (stored, mut position) = match range {
+            None => (store.get(&key), 0),
+            Some((offset, range)) => {
+                (store.get_range(&key, range.offset, range.length), offset.saturating_sub(range.skip))
+            }
+        };
+        let mut source = decoder(self.codec, stored?).with_context(|| format!("read {key}"))?;
+        for file in files {
             let ahead = file.offset.checked_sub(position).with_context(|| damaged(&file.path))?;
             skip(&mut source, ahead).with_context(|| damaged(&file.path))?;
-            self.file(file, &mut source, &mut buffer).map_err(|failure| failed(&file.path, failure))?;
+            self.file(file, &mut source, buffer).map_err(|failure| failed(&file.path, failure))?;
             position = file.offset.saturating_add(file.size);
             done.files += 1;
             done.bytes += file.size;
         }
-        Ok(done)
+        Ok(())
     }
 
     fn file(&self, entry: &FileEntry, source: &mut impl Read, buffer: &mut [u8]) -> Result<(), Failure> {
@@ -340,12 +469,19 @@ impl Worker<'_> {
         if digest != entry.sha256 {
             return Err(damaged("the contents do not match their digest"));
         }
-        let modified = UNIX_EPOCH.checked_add(Duration::from_secs(entry.modified));
-        let modified = modified.ok_or_else(|| damaged("no clock shows its time"))?;
-        let set =
-            || file.set_permissions(Permissions::from_mode(entry.mode)).and_then(|()| file.set_modified(modified));
-        faults::call("set the mode of", &path, set).map_err(here)
+        match finish_file(&file, &path, entry) {
+            Err(err) if err.kind() == ErrorKind::InvalidData => Err(damaged("no clock shows its time")),
+            finished => finished.map_err(here),
+        }
     }
+}
+
+/// Sets the permissions and the time of a file that is whole; [`ErrorKind::InvalidData`] for a time that no clock shows.
+fn finish_file(file: &File, path: &Path, entry: &FileEntry) -> std::io::Result<()> {
+    let modified = UNIX_EPOCH.checked_add(Duration::from_secs(entry.modified)).ok_or(ErrorKind::InvalidData)?;
+    faults::call("set the mode of", path, || {
+        file.set_permissions(Permissions::from_mode(entry.mode)).and_then(|()| file.set_modified(modified))
+    })
 }
 
 /// Why a file could not be unpacked.

@@ -56,6 +56,10 @@ pub struct Replay {
     pub action: TargetAction,
 }
 
+/// The settings that name a moment.
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+
 /// The settings of the recovery itself; they go once it is over.
 ///
 /// Nothing is archived while they stand: what a recovery wrote becomes part of the archive only when it is known to be
@@ -83,19 +87,44 @@ pub fn replay(replay: &Replay, major: u32) -> Vec<Setting> {
         Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
         Target::Latest => None,
     };
-    let names = [
-        "recovery_target",
-        "recovery_target_lsn",
-        "recovery_target_name",
-        "recovery_target_time",
-        "recovery_target_xid",
-    ];
-    let others = names.into_iter().filter(|name| chosen.as_ref().is_none_or(|(chosen, _)| chosen != name));
+    let others = TARGETS.into_iter().filter(|name| chosen.as_ref().is_none_or(|(chosen, _)| chosen != name));
     settings.extend(others.map(|name| (name, String::new())));
     settings.extend(chosen);
     settings.push(("recovery_target_inclusive", if replay.exclusive { "off" } else { "on" }.to_owned()));
     settings.push(("recovery_target_timeline", replay.timeline.to_string()));
     settings.push(("recovery_target_action", replay.action.name().to_owned()));
+    settings
+}
+
+/// What a standby is set to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    /// The command that fetches WAL; see [`restore_command`].
+    pub restore_command: String,
+    /// The primary that it streams from.
+    pub primary_conninfo: Option<String>,
+    /// The slot on it.
+    pub slot: Option<String>,
+    /// The timeline that it is kept on; none follows every new one.
+    pub timeline: Option<TimelineId>,
+    /// Its port, where that is not what the rest of the configuration says.
+    pub port: Option<u16>,
+}
+
+/// The settings that make a server with a `standby.signal` this standby. They stay for as long as it is one.
+pub fn standby(standby: &Standby) -> Vec<Setting> {
+    let mut settings = vec![
+        ("restore_command", standby.restore_command.clone()),
+        ("archive_cleanup_command", String::new()),
+        ("recovery_end_command", String::new()),
+        ("primary_conninfo", standby.primary_conninfo.clone().unwrap_or_default()),
+        ("primary_slot_name", standby.slot.clone().unwrap_or_default()),
+        ("hot_standby", "on".to_owned()),
+    ];
+    settings.extend(TARGETS.map(|name| (name, String::new())));
+    let timeline = standby.timeline.map_or_else(|| "latest".to_owned(), |timeline| timeline.to_string());
+    settings.push(("recovery_target_timeline", timeline));
+    settings.extend(standby.port.map(|port| ("port", port.to_string())));
     settings
 }
 

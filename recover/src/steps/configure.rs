@@ -18,6 +18,7 @@ use common::sys::durable;
 use super::{Site, config_files};
 use crate::journal::{Journal, Stage};
 use crate::plan::Plan;
+use crate::standby::Standby;
 use crate::verbatim::Verbatim;
 
 pub(crate) const AUTO_CONF: &str = "postgresql.auto.conf";
@@ -47,12 +48,19 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Stri
             }
         }
         let original = settings::without_targets(&read_if_there(&pgdata.join(AUTO_CONF))?);
-        journal.final_auto_conf = Verbatim(match plan.port {
-            Some(port) => copy_settings(&original, &control, port, plan, site)?,
-            None if original.is_empty() => b"\n".to_vec(),
-            None => original,
+        journal.final_auto_conf = Verbatim(match (&plan.standby, plan.port) {
+            (Some(standby), _) => standby_settings(standby, &original, journal, site)?,
+            (None, Some(port)) => copy_settings(&original, &control, port, plan, site)?,
+            (None, None) if original.is_empty() => b"\n".to_vec(),
+            (None, None) => original,
         });
         journal.write(&site.place)?;
+    }
+    if let Some(standby) = &plan.standby {
+        write(&pgdata.join(AUTO_CONF), &journal.final_auto_conf.0)?;
+        write(&pgdata.join(STANDBY_SIGNAL), b"")?;
+        journal.reach(Stage::Configured, &site.place)?;
+        return Ok(standby.describe());
     }
     for_the_recovery(journal, site)?;
     write(&pgdata.join(RECOVERY_SIGNAL), b"")?;
@@ -61,6 +69,31 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Stri
         Some(port) => format!("archiving off, port {port}, socket in the data directory"),
         None => "archiving off until the recovery is verified".to_owned(),
     })
+}
+
+/// The lasting `postgresql.auto.conf` of a standby.
+fn standby_settings(standby: &Standby, original: &[u8], journal: &Journal, site: &Site<'_>) -> anyhow::Result<Vec<u8>> {
+    let pgdata = &site.place.pgdata;
+    let mut settings = settings::standby(&settings::Standby {
+        restore_command: restore_command(None, site.ctx)?,
+        primary_conninfo: standby.primary_conninfo.clone(),
+        slot: standby.slot.clone(),
+        timeline: standby.timeline,
+        port: standby.port,
+    });
+    if standby.elsewhere {
+        // The original's, when it is on this host too.
+        settings.push(("external_pid_file", String::new()));
+        let main = pgdata.join("postgresql.conf");
+        if main.exists() {
+            own_data_directory(&main, pgdata)?;
+        }
+    }
+    let heading = "A standby, made by recover run:";
+    // What the configuration says with these is what the rest is compared with.
+    write(&pgdata.join(AUTO_CONF), &appended_to(original, heading, &settings))?;
+    settings.extend(raised(&journal.plan, true, site)?);
+    Ok(appended_to(original, heading, &settings))
 }
 
 /// Writes the settings of the recovery that the journal tells of, in place of those of an earlier start.

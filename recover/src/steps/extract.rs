@@ -1,8 +1,7 @@
 //! Step 4: the backup is unpacked, checked and synced.
 
 use common::repo::records::BackupRecord;
-use common::restore::extract::{Destination, Means, extract};
-use common::units::ByteCount;
+use common::restore::extract::{Destination, Extracted, Means, extract, extract_reusing};
 
 use super::Site;
 use crate::aside;
@@ -13,7 +12,7 @@ use crate::journal::{Change, Journal, Stage};
 const JOBS_MAX: usize = 4;
 
 /// Unpacks the backup.
-pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Extracted> {
     if journal.is_repeated(Stage::Extracted) {
         clear(journal)?;
     }
@@ -24,9 +23,13 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
         tablespaces: journal.plan.tablespaces.clone(),
     };
     let means = Means { jobs: jobs(site), progress: &*site.ctx.progress, cancel: &site.ctx.cancel };
-    let extracted = extract(&site.repository, backup, &destination, means)?;
+    let old = journal.preserved();
+    let extracted = match old.filter(|_| journal.plan.delta) {
+        Some(old) => extract_reusing(&site.repository, backup, &destination, old, means)?,
+        None => extract(&site.repository, backup, &destination, means)?,
+    };
     journal.reach(Stage::Extracted, &site.place)?;
-    Ok(format!("{} files, {}, every one checked and synced", extracted.files, ByteCount(extracted.bytes)))
+    Ok(extracted)
 }
 
 /// Removes what an extraction that was cut short has made: no server has run on it, and the old cluster is aside.

@@ -19,7 +19,8 @@ use common::archive::Repository;
 use common::restore::settings::TargetAction;
 use common::server::{Programs, Search};
 
-use crate::cli::{Cli, Command};
+use self::verify::Verified;
+use crate::cli::{Cli, Command, Role};
 use crate::facts::Facts;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
@@ -105,6 +106,19 @@ pub(crate) struct Ending {
     pub(crate) preserved: Option<PathBuf>,
 }
 
+/// What there is to say where the recovery was not ended because something wrong was found.
+pub(crate) fn withheld(verified: &Verified, site: &Site<'_>) -> Vec<String> {
+    let pgdata = site.place.pgdata.display();
+    let mut lines: Vec<String> = verified.findings.iter().map(|finding| format!("found wrong: {finding}")).collect();
+    if verified.withheld {
+        lines.push(format!(
+            "archiving stays off: recover rollback -D {pgdata} puts the old cluster back, recover finish -D {pgdata} \
+             --accept-findings goes on with this one all the same"
+        ));
+    }
+    lines
+}
+
 /// What there is to say at the end.
 pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
     let pgdata = site.place.pgdata.display();
@@ -120,16 +134,23 @@ pub(crate) fn ending(journal: &Journal, site: &Site<'_>) -> Ending {
             "the server has stopped at the target; recover promote -D {pgdata} starts it and ends the recovery there, \
              recover continue -D {pgdata} --target-… goes on to a later moment"
         )),
+        _ if journal.plan.role == Role::Standby => {
+            lines.push(format!("start the standby, and then run recover finish -D {pgdata}"));
+        }
         _ => lines.push(format!("start the server, and when it takes writes, run recover finish -D {pgdata}")),
     }
     match (journal.stage, journal.plan.port) {
         (Stage::Done, Some(port)) => {
             lines.push(format!("the copy archives nothing; connect with psql -h {pgdata} -p {port}"));
         }
+        (Stage::Done, None) if journal.plan.role == Role::Standby => {
+            lines.push("it stays a standby; pg_ctl promote makes it a primary, and then it archives".to_owned());
+        }
         (Stage::Done, None) => {
             lines.push("archiving is on; take a new base backup soon".to_owned());
             lines.push(format!("the server logs to {} until its next start", site.place.start_log().display()));
         }
+        _ if journal.plan.role == Role::Standby => {}
         _ => lines.push("archiving is off until then".to_owned()),
     }
     if let Some(preserved) = &preserved {

@@ -1,9 +1,11 @@
 //! Step 7: the server starts, and its replay is followed to the end.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use common::app::hint_of;
 use common::report::{Advice, message_of};
-use common::restore::follow::{Arrival, Recovery, Stopped};
+use common::restore::follow::{Arrival, Recovery, Stopped, Streaming};
 use common::server::{self, Conninfo, StartOptions};
 use common::sys::durable;
 
@@ -11,6 +13,7 @@ use super::{Site, check, target};
 use crate::facts::Facts;
 use crate::journal::{Journal, Stage};
 use crate::plan::{Decision, Plan};
+use crate::report_file::Replay;
 use crate::service::Service;
 
 /// Starts the server and follows it.
@@ -31,6 +34,14 @@ pub(crate) fn follow(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Arrival> {
     with_recovery(plan, site, &|recovery| recovery.follow())
 }
 
+/// What replay did until it arrived.
+pub(crate) fn replay(plan: &Plan, arrival: &Arrival, took: Duration) -> Replay {
+    let (from, to) = (plan.wal_from.0, arrival.position().0.max(plan.wal_from.0));
+    let size = plan.segment_bytes.max(1);
+    let segments = to.div_ceil(size).saturating_sub(from / size);
+    Replay { bytes: to - from, segments, seconds: took.as_secs_f64() }
+}
+
 /// How the recovery ended, if it has; does not wait.
 pub(crate) fn look(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Option<Arrival>> {
     with_recovery(plan, site, &|recovery| recovery.ended())
@@ -42,7 +53,10 @@ fn with_recovery<T>(plan: &Plan, site: &Site<'_>, act: &dyn Fn(&Recovery<'_>) ->
         log: &site.place.start_log(),
         timeline: plan.timeline,
         action: plan.action,
-        standby: None,
+        standby: plan.standby.as_ref().map(|standby| match standby.primary_conninfo {
+            Some(_) => Streaming::Expected,
+            None => Streaming::No,
+        }),
         conninfo: &|| conninfo(plan, site),
         segment_bytes: plan.segment_bytes,
         from: plan.wal_from,

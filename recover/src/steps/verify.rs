@@ -1,5 +1,9 @@
 //! Step 8: the recovered server answers, and it is where it should be. Only then does it archive.
 
+mod indexes;
+mod pages;
+pub(crate) mod rows;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -7,14 +11,19 @@ use common::archive::identity::read_control;
 use common::pg::Lsn;
 use common::report::Advice;
 use common::restore::demands::Demands;
-use common::restore::follow::Arrival;
+use common::restore::follow::{Arrival, last_words};
 use common::restore::target::Target;
 use common::server::{Session, await_session};
 use common::sys::clock::{Deadline, poll};
+use serde::Serialize;
 
+use self::indexes::Indexes;
+use self::pages::{Layout, Sampled};
 use super::{Site, configure, start};
+use crate::cli::VerifyArgs;
 use crate::journal::{Journal, Stage};
 use crate::plan::Plan;
+use crate::report_file::Report;
 
 /// How long a server that takes writes may take to answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
@@ -25,25 +34,64 @@ const RELOAD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Between two looks whether it has.
 const RELOAD_PAUSE: Duration = Duration::from_millis(100);
 
-/// Verifies, and ends the recovery where the server was promoted.
-pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+/// What the check looked at and found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Verified {
+    /// In words.
+    pub(crate) seen: String,
+    /// Where replay ended.
+    pub(crate) at: Lsn,
+    /// Page checksums; none in a cluster without.
+    pub(crate) pages: Option<Sampled>,
+    /// Indexes, where they were to be checked.
+    pub(crate) indexes: Option<Indexes>,
+    /// How many tables' rows were counted.
+    pub(crate) tables: usize,
+    /// What is wrong, a line each.
+    pub(crate) findings: Vec<String>,
+    /// Whether the recovery is not ended because of them.
+    pub(crate) withheld: bool,
+}
+
+/// Refuses, before anything is touched, files that cannot be read or written.
+pub(crate) fn prepare(args: &VerifyArgs) -> anyhow::Result<()> {
+    if let Some(file) = &args.row_counts {
+        rows::read(file)?;
+    }
+    args.report.as_deref().map_or(Ok(()), Report::may_be_written)
+}
+
+/// Verifies, and ends the recovery where the server was promoted and nothing wrong was found, or that was accepted.
+pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Verified> {
     reached(arrival, &journal.plan, site)?;
+    let mut verified = Verified { at: arrival.position(), ..Verified::default() };
     match arrival {
         Arrival::Promoted { timeline, .. } => {
             journal.new_timeline = Some(*timeline);
             journal.write(&site.place)?;
-            release(journal, site)
+            release(journal, site, &mut verified)?;
         }
         Arrival::Paused { at } => {
             let mut session = connect(&journal.plan, site)?;
-            Ok(format!("{}, waiting at {at}", catalogs(&mut session, &journal.plan, site)?))
+            examine(&mut session, &journal.plan, site, &mut verified)?;
+            verified.seen = format!("{}, waiting at {at}", verified.seen);
         }
-        Arrival::StandsBy { .. } => anyhow::bail!("the server is a standby, and nobody asked for one"),
+        Arrival::StandsBy { at, streams } => {
+            let mut session = connect(&journal.plan, site)?;
+            examine(&mut session, &journal.plan, site, &mut verified)?;
+            if let Some(standby) = journal.plan.standby.as_ref().filter(|it| it.primary_conninfo.is_some() && !streams)
+            {
+                verified.findings.push(standby.silence(*at, &last_words(&site.place.start_log())));
+            }
+            journal.reach(Stage::Done, &site.place)?;
+        }
         Arrival::ShutDown { .. } => {
             configure::promote_when_started(site)?;
-            Ok("the server has stopped, as asked; its next start ends the recovery".to_owned())
+            pages_of(site, &mut verified)?;
+            verified.seen = format!("the server has stopped, as asked{}", verified.seen);
         }
     }
+    Ok(verified)
 }
 
 /// The position that was reached is the one that was planned. A pause alone proves nothing: a server also pauses where
@@ -72,6 +120,8 @@ fn shortfall(at: Lsn, plan: &Plan) -> Option<String> {
     }
     let consistent = || plan.wal.stretches.last().and_then(|stretch| stretch.to);
     let least = match plan.target {
+        // It goes on for as long as it is one.
+        _ if plan.standby.is_some() => return None,
         Target::Latest => Lsn(plan.archive_reaches.0.saturating_sub(plan.segment_bytes)),
         Target::Immediate => consistent()?,
         _ => return None,
@@ -95,16 +145,79 @@ fn too_low(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Vec<String>> {
 }
 
 /// Checks a server that takes writes and lets it archive.
-fn release(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+fn release(journal: &mut Journal, site: &Site<'_>, verified: &mut Verified) -> anyhow::Result<()> {
     let mut session = connect(&journal.plan, site)?;
     let in_recovery = session.value("SELECT pg_is_in_recovery()")?;
     anyhow::ensure!(in_recovery.as_deref() == Some("f"), "the server is still in recovery");
-    let seen = catalogs(&mut session, &journal.plan, site)?;
+    examine(&mut session, &journal.plan, site, verified)?;
     journal.notes = in_doubt(&mut session)?;
+    if !verified.findings.is_empty() && !site.cli.accepts_findings() {
+        verified.withheld = true;
+        return journal.write(&site.place);
+    }
     configure::finish(journal, site)?;
     journal.notes.extend(left_until_a_restart(&mut session, site)?);
-    journal.reach(Stage::Done, &site.place)?;
-    Ok(seen)
+    journal.reach(Stage::Done, &site.place)
+}
+
+/// Looks at everything that a server that takes sessions can be asked about.
+fn examine(session: &mut Session, plan: &Plan, site: &Site<'_>, verified: &mut Verified) -> anyhow::Result<()> {
+    let args = site.cli.verify();
+    let databases = databases(session)?;
+    let mut parts = vec![catalogs(&databases, plan, site)?];
+    let to = |database: &str| {
+        let mut conninfo = start::conninfo(plan, site)?;
+        conninfo.set("dbname", database)?;
+        Ok(conninfo)
+    };
+    pages_of(site, verified)?;
+    parts.extend(std::mem::take(&mut verified.seen).strip_prefix(", ").map(str::to_owned));
+    if let Some(which) = args.amcheck {
+        let mut found = Indexes::default();
+        let seed = seed(site);
+        for database in databases.iter().flatten() {
+            indexes::check(database, &to(database)?, which, seed, &mut found, &site.ctx.cancel)
+                .with_context(|| format!("check the indexes of database {database:?}"))?;
+        }
+        parts.push(found.describe());
+        verified.findings.extend(found.wrong.iter().cloned());
+        verified.indexes = Some(found);
+    }
+    if let Some(file) = &args.row_counts {
+        let expected = rows::read(file)?;
+        let differences = rows::compare(&expected, &to, &site.ctx.cancel)?;
+        parts.push(format!("{} tables counted, {} differ", expected.len(), differences.len()));
+        verified.tables = expected.len();
+        verified.findings.extend(differences);
+    }
+    verified.seen = parts.join(", ");
+    Ok(())
+}
+
+/// The number that chances are drawn by.
+fn seed(site: &Site<'_>) -> u64 {
+    // Of a size that a person can copy.
+    site.cli.verify().sample_seed.unwrap_or_else(|| fastrand::u64(0..1_000_000))
+}
+
+/// Looks at page checksums, where the cluster has them.
+fn pages_of(site: &Site<'_>, verified: &mut Verified) -> anyhow::Result<()> {
+    let control = read_control(&site.place.pgdata)?;
+    let limit = site.cli.verify().page_sample_bytes();
+    if control.data_checksum_version == 0 || limit == 0 {
+        return Ok(());
+    }
+    let layout = Layout { page_bytes: control.block_size, file_blocks: control.relseg_blocks };
+    let sampled = pages::sample(&site.place.pgdata, layout, limit, seed(site), &site.ctx.cancel)?;
+    verified.seen = format!(", {}", sampled.describe());
+    let named = sampled.first_bad.iter();
+    verified
+        .findings
+        .extend(named.map(|(file, block)| format!("page {block} of {} has a wrong checksum", file.display())));
+    let more = sampled.bad.saturating_sub(sampled.first_bad.len() as u64);
+    verified.findings.extend((more > 0).then(|| format!("{more} more pages have wrong checksums")));
+    verified.pages = Some(sampled);
+    Ok(())
 }
 
 /// Lets the server read its configuration; answers what of the recovery stays in it until its next start, in words.
@@ -159,14 +272,20 @@ pub(crate) fn connect(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Session> {
     await_session(&conninfo, ANSWER_WAIT_MAX, &site.ctx.cancel).with_context(advice)
 }
 
-/// Reads the catalog of every database that takes connections; answers what was seen.
-fn catalogs(session: &mut Session, plan: &Plan, site: &Site<'_>) -> anyhow::Result<String> {
-    let databases = session.stored(&["datname"], "pg_database WHERE datallowconn ORDER BY datname")?;
-    let names = databases.into_iter().flatten().map(String::from_utf8);
-    // Only a client of the right encoding can name the others.
-    let (names, others): (Vec<_>, Vec<_>) = names.partition(Result::is_ok);
+/// The databases that take connections; only a client of the right encoding can name those that are no UTF-8.
+pub(crate) fn databases(session: &mut Session) -> anyhow::Result<Vec<Result<String, std::string::FromUtf8Error>>> {
+    let names = session.stored(&["datname"], "pg_database WHERE datallowconn ORDER BY datname")?;
+    Ok(names.into_iter().flatten().map(String::from_utf8).collect())
+}
+
+/// Reads the catalog of every database; answers what was seen.
+fn catalogs(
+    databases: &[Result<String, std::string::FromUtf8Error>],
+    plan: &Plan,
+    site: &Site<'_>,
+) -> anyhow::Result<String> {
     let mut relations = 0_u64;
-    for name in names.iter().flatten() {
+    for name in databases.iter().flatten() {
         let mut conninfo = start::conninfo(plan, site)?;
         conninfo.set("dbname", name.clone())?;
         let reading = || format!("read the catalog of database {name:?}");
@@ -174,11 +293,12 @@ fn catalogs(session: &mut Session, plan: &Plan, site: &Site<'_>) -> anyhow::Resu
         let count = session.value("SELECT count(*) FROM pg_class").with_context(reading)?;
         relations += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
     }
-    let left_out = match others.len() {
+    let named = databases.iter().flatten().count();
+    let left_out = match databases.len() - named {
         0 => String::new(),
         count => format!(", {count} not asked because the name is no UTF-8"),
     };
-    Ok(format!("{} databases with {relations} relations answer{left_out}", names.len()))
+    Ok(format!("{named} databases with {relations} relations answer{left_out}"))
 }
 
 /// Transactions that were prepared and neither committed nor rolled back at the target.

@@ -29,9 +29,11 @@ mod retention_keeps;
 mod rollback;
 mod services;
 mod short_story;
+mod standby;
 mod started_by_root;
 #[cfg(target_arch = "x86_64")]
 mod syscalls;
 mod timelines;
 mod two_archivers;
+mod verification;
 mod wal_path;

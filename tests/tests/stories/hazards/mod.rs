@@ -4,6 +4,7 @@
 //! else are not told twice.
 
 mod copies;
+mod delta;
 mod failover;
 mod files;
 mod history;
