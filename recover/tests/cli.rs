@@ -19,9 +19,20 @@ fn help_names_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, _) = recover(dir.path(), &["-?"]);
     assert_eq!(code, 0);
-    for command in
-        ["list", "windows", "run", "find", "finish", "continue", "promote", "rollback", "extract", "status", "cleanup"]
-    {
+    for command in [
+        "list",
+        "windows",
+        "run",
+        "find",
+        "finish",
+        "continue",
+        "promote",
+        "rollback",
+        "extract",
+        "status",
+        "cleanup",
+        "row-counts",
+    ] {
         assert!(stdout.contains(command), "{stdout}");
     }
 }
@@ -51,6 +62,12 @@ fn help_names_the_commands() {
 #[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "-", "--json"], 2)]
 #[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "no/x.sql"], 1)]
 #[case(&["extract", "--repo", "/nowhere/at/all", "--database", "x", "--output", "x.sql"], 10)]
+#[case(&["run", "--repo", "/nowhere", "-D", "data", "--primary-conninfo", "host=x password=hush"], 2)]
+#[case(&["run", "--repo", "/nowhere", "-D", "data", "--slot", "No-Slot"], 2)]
+#[case(&["run", "--standby", "--as", "copy"], 2)]
+#[case(&["run", "--repo", "/nowhere", "-D", "data", "--row-counts", "missing"], 2)]
+#[case(&["run", "--repo", "/nowhere", "-D", "data", "--report", "missing/report"], 2)]
+#[case(&["run", "--amcheck=some"], 2)]
 #[case(&["list"], 2)]
 #[case(&["list", "--repo", "/nowhere/at/all"], 10)]
 fn mistakes_have_their_codes(#[case] args: &[&str], #[case] expected: i32) {

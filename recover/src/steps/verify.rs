@@ -24,6 +24,7 @@ use crate::cli::VerifyArgs;
 use crate::journal::{Journal, Stage};
 use crate::plan::Plan;
 use crate::report_file::Report;
+use crate::standby::silence;
 
 /// How long a server that takes writes may take to answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
@@ -79,9 +80,9 @@ pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> 
         Arrival::StandsBy { at, streams } => {
             let mut session = connect(&journal.plan, site)?;
             examine(&mut session, &journal.plan, site, &mut verified)?;
-            if let Some(standby) = journal.plan.standby.as_ref().filter(|it| it.primary_conninfo.is_some() && !streams)
-            {
-                verified.findings.push(standby.silence(*at, &last_words(&site.place.start_log())));
+            let has_primary = journal.plan.standby.as_ref().is_some_and(|it| it.primary_conninfo.is_some());
+            if has_primary && !streams {
+                verified.findings.push(silence(*at, &last_words(&site.place.start_log())));
             }
             journal.reach(Stage::Done, &site.place)?;
         }

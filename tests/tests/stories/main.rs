@@ -31,6 +31,7 @@ mod services;
 mod short_story;
 mod standby;
 mod started_by_root;
+mod stopped_replay;
 #[cfg(target_arch = "x86_64")]
 mod syscalls;
 mod timelines;

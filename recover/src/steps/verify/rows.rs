@@ -90,16 +90,12 @@ fn name(rest: &mut &str) -> Result<String, &'static str> {
     loop {
         let (part, after) = inside.split_once('"').ok_or("a name's quotation mark is not closed")?;
         name.push_str(part);
-        match after.strip_prefix('"') {
-            Some(more) => {
-                name.push('"');
-                inside = more;
-            }
-            None => {
-                *rest = after;
-                return Ok(name);
-            }
-        }
+        let Some(more) = after.strip_prefix('"') else {
+            *rest = after;
+            return Ok(name);
+        };
+        name.push('"');
+        inside = more;
     }
 }
 
