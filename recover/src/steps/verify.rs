@@ -336,7 +336,7 @@ mod tests {
         }
         let immediate = |to| {
             let mut plan = crate::journal::tests::journal("/data", 50, Target::Immediate).plan;
-            plan.arrival = None;
+            (plan.arrival, plan.standby) = (None, None);
             plan.wal.stretches[0].to = to;
             plan
         };
