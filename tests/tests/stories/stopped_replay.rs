@@ -1,7 +1,5 @@
 //! A replay that stops on its way: a failure with the server's reason, what helps, and what can be reached all the same.
 
-use std::fs;
-
 use anyhow::{Result, ensure};
 use e2e::cluster::Recipe;
 use e2e::{Repo, Sandbox, StopMode};
@@ -24,7 +22,7 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     cluster.sql("create table u tablespace ts as select 7 as n")?;
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)?;
-    fs::remove_dir_all(&place)?;
+    sandbox.clear(&place)?;
 
     let words = ["does not exist", "make that directory", "recover continue", "the last commit before", "--target-lsn"];
     cluster.try_recover(&["--target-latest"])?.expect_code(1)?.says(&words)?;

@@ -70,7 +70,7 @@ fn hazard_12_prepared_transactions_find_room() -> Result<()> {
 
     // The server is lost, and the archive alone is left.
     cluster.stop(StopMode::Immediate)?;
-    fs::remove_dir_all(cluster.pgdata()).context("lose the server")?;
+    sandbox.clear(cluster.pgdata()).context("lose the server")?;
     sandbox.clear(&cluster.pgdata().with_extension("holdfast"))?;
     let ran = cluster.try_recover(&["--target-latest", "--target-timeline", "1"])?;
     if ran.code != Some(0) {
