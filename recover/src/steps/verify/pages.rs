@@ -204,7 +204,7 @@ fn walk(pgdata: &Path, relative: &Path, act: &mut dyn FnMut(&Path, u64) -> anyho
             if let Ok(metadata) = std::fs::metadata(pgdata.join(&path)) {
                 act(&path, metadata.len())?;
             }
-        } else if pgdata.join(&path).is_dir() {
+        } else if leads_to_relations(&path) && pgdata.join(&path).is_dir() {
             walk(pgdata, &path, act)?;
         }
     }
@@ -245,6 +245,8 @@ mod tests {
         write("base/5/16385", &pages(1, 0));
         write("base/5/t3_16386", b"nonsense");
         write("base/5/PG_VERSION", b"15\n");
+        std::fs::create_dir_all(dir.path().join("pg_tblspc/16400/lost+found/5")).unwrap();
+        write("pg_tblspc/16400/lost+found/5/16401", b"nonsense");
         write("global/1262", &pages(2, 0));
         dir
     }
