@@ -189,6 +189,16 @@ fn each_file(pgdata: &Path, act: &mut dyn FnMut(&Path, u64) -> anyhow::Result<()
     Ok(())
 }
 
+/// Whether relations lie in or below this directory. What else lies in a tablespace's place is not the server's.
+fn leads_to_relations(relative: &Path) -> bool {
+    let components: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+    match &components[..] {
+        [root, _] if root == "pg_tblspc" => true,
+        [root, _, version] if root == "pg_tblspc" => version.starts_with("PG_"),
+        _ => exclusions::is_relation_directory(relative),
+    }
+}
+
 fn walk(pgdata: &Path, relative: &Path, act: &mut dyn FnMut(&Path, u64) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let reading = || format!("read {}", pgdata.join(relative).display());
     let entries = match std::fs::read_dir(pgdata.join(relative)) {
