@@ -82,8 +82,11 @@ pub(crate) fn connection(
     ctx: &Context,
 ) -> anyhow::Result<Conninfo> {
     let mut sources = ctx.connection_sources(&cli.server);
-    if sources.host.is_none() && sources.dbname.is_none() && sources.configured.is_none() {
-        sources.host = socket.map(|path| path.display().to_string());
+    let own = socket.map(|path| path.display().to_string());
+    let is_own = sources.host.is_none() || sources.host == own;
+    if is_own && sources.dbname.is_none() && sources.configured.is_none() {
+        // Who names the server's own socket folder means this server, whatever its port.
+        sources.host = own;
         sources.port = sources.port.or_else(|| port.map(|port| port.to_string()));
     }
     ctx.resolve(sources)
