@@ -14,14 +14,13 @@ use crate::place::{Place, is_mount_point};
 
 /// Undoes every change that was made; answers what was set aside. The journal has the moment from then on.
 pub(crate) fn all(journal: &mut Journal, now: DateTime<Utc>, at: &Place) -> anyhow::Result<Vec<PathBuf>> {
-    let moment = match journal.undoing {
-        Some(moment) => moment,
-        None => {
-            let moment = free_moment(&journal.changes, now);
-            journal.undoing = Some(moment);
-            journal.write(at)?;
-            moment
-        }
+    let moment = if let Some(moment) = journal.undoing {
+        moment
+    } else {
+        let moment = free_moment(&journal.changes, now);
+        journal.undoing = Some(moment);
+        journal.write(at)?;
+        moment
     };
     for change in journal.changes.iter().rev() {
         undo(change, &journal.changes, moment)?;
