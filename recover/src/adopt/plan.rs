@@ -254,7 +254,7 @@ mod tests {
 
         #[test]
         fn no_line_of_the_original_is_lost(lines in proptest::collection::vec("[a-z_]{1,9} = '[a-z0-9]{0,4}'", 0..6)) {
-            let original: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let original = lines.into_iter().fold(String::new(), |text, line| text + &line + "\n");
             let copied = format!("{original}# {COPY_HEADING}\narchive_mode = 'off'\nport = '5433'\n");
             prop_assert_eq!(without_isolation(copied.as_bytes(), &settings()), original.as_bytes());
         }
