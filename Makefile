@@ -6,6 +6,8 @@ CARGO ?= cargo
 LOG := target/test.log
 # A story that fails says what it wanted and got; where in the kit it noticed is of no use.
 export RUST_LIB_BACKTRACE ?= 0
+# A story waits for its servers now and then: one more runs than there are processors.
+export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 # What make fuzz looks at, and for how long each.
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/src/bin/*.rs)))
 FUZZ_SECONDS ?= 60

@@ -27,6 +27,7 @@ mod promotion;
 mod recover_refusals;
 mod retention_keeps;
 mod rollback;
+mod runbooks;
 mod services;
 mod short_story;
 mod standby;

@@ -1,12 +1,19 @@
-//! Under a write load, to a random moment, in place and to a copy in turn: exactly the rows of that moment.
+//! Under a write load, to a random moment, in place and to a copy in turn: exactly the rows of that moment, also where the
+//! recovery was killed on its way and went on.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use e2e::cluster::Recipe;
-use e2e::{Oracle, Repo, Sandbox, StopMode, Workload, settings, workload};
+use e2e::faults::Rehearsal;
+use e2e::{Cluster, Oracle, Repo, Sandbox, StopMode, Workload, process, settings, workload};
 
 /// How many rounds share a backup.
 const ROUNDS_PER_BACKUP: u32 = 4;
+
+/// About as long as a recovery of this story takes, in milliseconds.
+const RECOVERY_MILLISECONDS: u64 = 3000;
 
 #[test]
 fn a_random_moment_under_load() -> Result<()> {
@@ -16,7 +23,8 @@ fn a_random_moment_under_load() -> Result<()> {
     let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
     workload::create_schema(&cluster)?;
     let mut earliest = DateTime::<Utc>::MIN_UTC;
-    for round in 0..settings::rounds("pitr_random") {
+    let (rounds, mut killed) = (settings::rounds("pitr_random"), 0);
+    for round in 0..rounds {
         let load = Workload::start(&cluster, 2)?;
         load.wait_for(&cluster, 20)?;
         if round % ROUNDS_PER_BACKUP == 0 {
@@ -39,7 +47,9 @@ fn a_random_moment_under_load() -> Result<()> {
         let text = target.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string();
         let context = format!("round {round}, in place: {in_place}, target time {text}");
         let recovered = if in_place {
-            cluster.recover(&["--target-time", &text]).map(|()| cluster.clone())
+            let kill = random.bool().then(|| Duration::from_millis(random.u64(..RECOVERY_MILLISECONDS)));
+            let recovery = recover(&cluster, &["--target-time", &text], kill).context(format!("killed after {kill:?}"));
+            recovery.map(|was_killed| killed += u32::from(was_killed)).map(|()| cluster.clone())
         } else {
             cluster.recover_copy(&format!("copy{round}"), &["--target-time", &text])
         };
@@ -50,7 +60,29 @@ fn a_random_moment_under_load() -> Result<()> {
             recovered.stop(StopMode::Immediate)?;
         }
     }
+    settings::tell(&format!("pitr_random: {rounds} rounds without a difference, {killed} of them killed on the way"));
     Ok(())
+}
+
+/// Recovers in place; killed after a while, it goes on, or begins anew where nothing was begun. Answers whether it was
+/// killed.
+fn recover(cluster: &Cluster, target: &[&str], kill: Option<Duration>) -> Result<bool> {
+    let Some(delay) = kill else { return cluster.recover(target).map(|()| false) };
+    let mut args =
+        vec!["run", "--repo", cluster.repo()?.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres", "--yes"];
+    args.extend(target);
+    let ran = process::run_and_kill(&mut Rehearsal::new(cluster.sandbox(), "recover", &args).command()?, delay)?;
+    if ran.signal.is_none() {
+        ran.success()?;
+        return cluster.wait_promoted().map(|()| false);
+    }
+    let status = cluster.sandbox().run("recover", &["status", "-D", cluster.pgdata_arg()?, "--json"])?.success()?;
+    if status.json()?["next"].to_string().contains("--resume") {
+        cluster.try_recover(&["--resume"])?.success()?;
+    } else {
+        cluster.recover(target)?;
+    }
+    cluster.wait_promoted().map(|()| true)
 }
 
 fn now(cluster: &e2e::Cluster) -> Result<DateTime<Utc>> {

@@ -2,11 +2,12 @@
 
 use anyhow::{Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Repo, Sandbox, StopMode};
+use e2e::faults::Rehearsal;
+use e2e::{Repo, Sandbox, StopMode, process};
 
 use crate::onward::recover;
 
-/// The WAL makes a tablespace in a directory that the disaster took away. Once it is back, the recovery goes on.
+/// The WAL makes a tablespace in a directory that goes away before the server starts. Once it is back, the recovery goes on.
 #[test]
 fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     let sandbox = Sandbox::new()?;
@@ -22,10 +23,16 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     cluster.sql("create table u tablespace ts as select 7 as n")?;
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)?;
+    // Step 1 would see that it is gone: so it goes afterwards.
+    let mut args = vec!["run", "--repo", repo.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres", "--yes"];
+    args.push("--target-latest");
+    let mut killed = Rehearsal::new(&sandbox, "recover", &args).command()?;
+    let ran = process::run(killed.env("HOLDFAST_FAULT", "file:kill@1 rename to *server.log"), "")?;
+    ensure!(ran.signal == Some(9), "it was to be killed before the start: {ran}");
     sandbox.clear(&place)?;
 
     let words = ["does not exist", "make that directory", "recover continue", "the last commit before", "--target-lsn"];
-    cluster.try_recover(&["--target-latest"])?.expect_code(1)?.says(&words)?;
+    cluster.try_recover(&["--resume"])?.expect_code(1)?.says(&words)?;
     ensure!(!cluster.is_running());
     sandbox.folder("ts")?;
     recover(&cluster, "continue", &[])?.success()?;

@@ -138,8 +138,12 @@ impl Catalogs {
         }
         self.files.retain(|(of, _), known| *of != database || *known != found);
         self.files.insert((database, relnumber), found);
-        if database != 0 && !self.files.iter().any(|((of, _), known)| *of == database && *known == Catalog::Namespace) {
-            self.files.insert((database, Catalog::Namespace.oid()), Catalog::Namespace);
+        if database != 0 && self.file_of(database, Catalog::Namespace).is_none() {
+            // A new database is a copy of another, whose schemas may have moved; its own pg_class tells only later.
+            let elsewhere =
+                self.files.iter().filter(|(_, known)| **known == Catalog::Namespace).map(|((_, it), _)| *it);
+            let numbers: Vec<u32> = elsewhere.chain([Catalog::Namespace.oid()]).collect();
+            self.files.extend(numbers.into_iter().map(|relnumber| ((database, relnumber), Catalog::Namespace)));
         }
     }
 
