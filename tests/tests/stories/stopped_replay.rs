@@ -1,9 +1,10 @@
 //! A replay that stops on its way: a failure with the server's reason, what helps, and what can be reached all the same.
 
-use anyhow::{Result, ensure};
+use std::{fs, thread};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use e2e::cluster::Recipe;
-use e2e::faults::Rehearsal;
-use e2e::{Repo, Sandbox, StopMode, process};
+use e2e::{Cluster, Repo, Sandbox, StopMode, wait};
 
 use crate::onward::recover;
 
@@ -15,7 +16,8 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
     cluster.sql("create table t (n int)")?;
     cluster.backup(&[])?;
-    for _ in 0..2 {
+    // Long enough that the replay is seen on its way.
+    for _ in 0..6 {
         cluster.sql("insert into t select generate_series(1, 200000)")?;
     }
     let place = sandbox.folder("ts")?;
@@ -23,22 +25,35 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     cluster.sql("create table u tablespace ts as select 7 as n")?;
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)?;
-    // Step 1 would see that it is gone: so it goes afterwards.
-    let mut args = vec!["run", "--repo", repo.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres", "--yes"];
-    args.push("--target-latest");
-    let mut killed = Rehearsal::new(&sandbox, "recover", &args).command()?;
-    let ran = process::run(killed.env("HOLDFAST_FAULT", "file:kill@1 rename to *server.log"), "")?;
-    ensure!(ran.signal == Some(9), "it was to be killed before the start: {ran}");
-    sandbox.clear(&place)?;
 
     let words = ["does not exist", "make that directory", "recover continue", "the last commit before", "--target-lsn"];
-    cluster.try_recover(&["--resume"])?.expect_code(1)?.says(&words)?;
+    let ran = thread::scope(|scope| {
+        // Step 1 would see that it is gone: so it goes when the old cluster is aside.
+        let (folder, own) = (sandbox.path(), format!("{}.before-", name(&cluster)?));
+        let is_aside =
+            move || Ok(fs::read_dir(folder)?.flatten().any(|it| it.file_name().to_string_lossy().starts_with(&own)));
+        let (place, sandbox) = (&place, &sandbox);
+        let disaster = scope.spawn(move || {
+            wait::until("the old cluster is aside", is_aside)?;
+            sandbox.clear(place)
+        });
+        let ran = cluster.try_recover(&["--target-latest"])?;
+        disaster.join().map_err(|_| anyhow!("the disaster died"))??;
+        Ok::<_, anyhow::Error>(ran)
+    })?;
+    ran.expect_code(1)?.says(&words)?;
     ensure!(!cluster.is_running());
     sandbox.folder("ts")?;
     recover(&cluster, "continue", &[])?.success()?;
     cluster.wait_promoted()?;
-    ensure!(cluster.sql("select (select count(*) from t), n from u")? == "400000|7");
+    ensure!(cluster.sql("select (select count(*) from t), n from u")? == "1200000|7");
     cluster.stop(StopMode::Immediate)
+}
+
+/// The name of its data directory.
+fn name(cluster: &Cluster) -> Result<String> {
+    let name = cluster.pgdata().file_name().context("a data directory has a name")?;
+    Ok(name.to_string_lossy().into_owned())
 }
 
 /// What the server lacks before it replays anything.
@@ -50,7 +65,7 @@ fn it_tells_what_the_server_lacks() -> Result<()> {
     // Set, and not started with: the server that comes back is the first to need it.
     cluster.configure(&[("shared_preload_libraries".to_owned(), "no_such_library".to_owned())])?;
     cluster.backup(&[])?;
-    let copy = e2e::Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
+    let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
     let port = sandbox.new_port().to_string();
     let ran = copy.try_recover(&["--as", "copy", "-p", &port, "--target-immediate"])?.expect_code(1)?;
     ran.says(&["no_such_library", "not installed on this host", "server.log", "recover rollback"])?;
