@@ -77,7 +77,8 @@ fn recover(cluster: &Cluster, target: &[&str], kill: Option<Duration>) -> Result
         return cluster.wait_promoted().map(|()| false);
     }
     let status = cluster.sandbox().run("recover", &["status", "-D", cluster.pgdata_arg()?, "--json"])?.success()?;
-    if status.json()?["next"].to_string().contains("--resume") {
+    let goes_on = status.json()?.pointer("/next").is_some_and(|next| next.to_string().contains("--resume"));
+    if goes_on {
         cluster.try_recover(&["--resume"])?.success()?;
     } else {
         cluster.recover(target)?;
