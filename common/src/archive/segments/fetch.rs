@@ -35,21 +35,7 @@ pub enum Fetched {
     Unreachable(anyhow::Error),
 }
 
-/// Brings one WAL file to `destination`, replacing what is there.
-///
-/// The file is checked while it is written under a temporary name beside the destination and renamed only when it is
-/// whole and valid; it is not synced, since PostgreSQL does that itself. Nothing is left behind unless delivered.
-pub fn fetch(
-    repository: &Repository,
-    identity: &Identity,
-    name: ArchiveName,
-    destination: &Path,
-    cancel: &Cancel,
-) -> Result<Fetched, Interrupted> {
-    Sought::within(repository, identity.system_identifier, name).fetch(identity, destination, cancel)
-}
-
-/// Reads one archived WAL file to its end and gives its plain bytes to `take`, piece by piece, checked as by [`fetch`]:
+/// Reads one archived WAL file to its end and gives its plain bytes to `take`, piece by piece, checked as by [`Sought::fetch`]:
 /// what [`Fetched::Delivered`] says of them holds only then. An error of `take` ends the reading and is answered as
 /// [`Fetched::Unreachable`].
 pub fn read_back(
@@ -68,7 +54,10 @@ pub fn read_back(
 }
 
 impl Sought {
-    /// Brings the file to `destination`, as [`fetch`] does.
+    /// Brings the file to `destination`, replacing what is there.
+    ///
+    /// It is checked while it is written under a temporary name beside the destination and renamed only when it is whole
+    /// and valid; it is not synced, since PostgreSQL does that itself. Nothing is left behind unless delivered.
     pub fn fetch(self, identity: &Identity, destination: &Path, cancel: &Cancel) -> Result<Fetched, Interrupted> {
         let name = self.name;
         match self.find(identity) {

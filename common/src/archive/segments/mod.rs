@@ -6,7 +6,7 @@ mod fetch;
 mod put;
 mod seek;
 
-pub use fetch::{Fetched, fetch, read_back};
+pub use fetch::{Fetched, read_back};
 pub use put::{Put, put, put_missing_histories};
 pub use seek::{Sought, seek};
 
