@@ -143,7 +143,11 @@ impl Shelf {
     pub(crate) fn ask(&self, position: Position) -> io::Result<()> {
         let segment = position.segment.map_or_else(|| "-".to_owned(), |segment| segment.to_string());
         let timeline = position.timeline.map_or(0, |timeline| timeline.0);
-        passing::replace(&self.folder.join("position"), format!("{segment} {timeline}\n").as_bytes(), 0o600)
+        let path = self.folder.join("position");
+        // The server waits for this call, and ext4 begins to write a file out that is renamed over another one
+        // (`auto_da_alloc` in its documentation). For a moment there is no position, which asks for nothing.
+        drop(passing::remove(&path));
+        passing::replace(&path, format!("{segment} {timeline}\n").as_bytes(), 0o600)
     }
 
     /// What the server asked for last, and a time stamp that is another for each question.

@@ -1,5 +1,6 @@
 //! One run of a command, and what several runs come to.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::process::{Command, Stdio};
@@ -71,20 +72,32 @@ pub struct Summary {
     pub cpu: Duration,
     /// Largest peak memory, in bytes.
     pub peak: u64,
+    /// The times, in the order of the turns.
+    pub turns: Vec<Duration>,
 }
 
 impl Summary {
     fn new(name: &str, costs: &[Cost]) -> Self {
-        let mut walls: Vec<_> = costs.iter().map(|cost| cost.wall).collect();
-        let wall = median(&mut walls);
+        let turns: Vec<_> = costs.iter().map(|cost| cost.wall).collect();
+        let mut walls = turns.clone();
+        let wall = median(&mut walls).unwrap_or_default();
         let mut cpus: Vec<_> = costs.iter().map(|cost| cost.cpu).collect();
         Self {
             name: name.to_owned(),
             wall,
             spread: (walls.first().copied().unwrap_or_default(), walls.last().copied().unwrap_or_default()),
-            cpu: median(&mut cpus),
+            cpu: median(&mut cpus).unwrap_or_default(),
             peak: costs.iter().map(|cost| cost.peak).max().unwrap_or_default(),
+            turns,
         }
+    }
+
+    /// How many times longer than the other: the median over the turns of what each came to in the same turn, so that a
+    /// slow minute counts for neither. Not a number when they had no turn together.
+    pub fn ratio_to(&self, other: &Self) -> f64 {
+        let pairs = self.turns.iter().zip(&other.turns);
+        let mut ratios: Vec<_> = pairs.map(|(own, other)| own.as_secs_f64() / other.as_secs_f64()).collect();
+        median(&mut ratios).unwrap_or(f64::NAN)
     }
 }
 
@@ -103,10 +116,10 @@ pub fn take_turns(runs: usize, mut contenders: Vec<Contender<'_>>) -> Result<Vec
     Ok(contenders.iter().zip(&costs).map(|(contender, costs)| Summary::new(&contender.name, costs)).collect())
 }
 
-/// Sorts, and answers the one in the middle (the lower of two); zero of none.
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times.get(times.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+/// Sorts, and answers the one in the middle (the lower of two).
+fn median<T: Copy + PartialOrd>(values: &mut [T]) -> Option<T> {
+    values.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 #[cfg(test)]
@@ -114,17 +127,26 @@ mod tests {
     use super::*;
     use rstest::rstest;
 
-    fn milliseconds(times: &[u64]) -> Vec<Duration> {
-        times.iter().copied().map(Duration::from_millis).collect()
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&[7], Some(7))]
+    #[case(&[9, 1, 5], Some(5))]
+    #[case(&[4, 1, 3, 2], Some(2))]
+    fn the_median_is_in_the_middle(#[case] values: &[u64], #[case] expected: Option<u64>) {
+        assert_eq!(median(&mut values.to_vec()), expected);
     }
 
-    #[rstest]
-    #[case(&[], 0)]
-    #[case(&[7], 7)]
-    #[case(&[9, 1, 5], 5)]
-    #[case(&[4, 1, 3, 2], 2)]
-    fn the_median_is_in_the_middle(#[case] times: &[u64], #[case] expected: u64) {
-        assert_eq!(median(&mut milliseconds(times)), Duration::from_millis(expected));
+    #[test]
+    fn a_ratio_is_that_of_the_same_turn() {
+        let summary = |times: &[u64]| {
+            let costs: Vec<_> =
+                times.iter().map(|time| Cost { wall: Duration::from_millis(*time), ..Cost::default() }).collect();
+            Summary::new("", &costs)
+        };
+        // That of the medians is 1.
+        let ratio = summary(&[30, 60, 10]).ratio_to(&summary(&[10, 30, 30]));
+        assert!((ratio - 2.0).abs() < 1e-9, "{ratio}");
+        assert!(summary(&[1]).ratio_to(&summary(&[])).is_nan());
     }
 
     #[test]

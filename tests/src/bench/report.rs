@@ -22,13 +22,13 @@ pub struct Goal {
 
 /// One comparison: a heading, a line for each contender, and whether the goals are reached.
 pub fn table(title: &str, rows: &[Summary], goals: &[Goal]) -> String {
-    let first = rows.first().map(|row| row.wall).unwrap_or_default();
     let heading = [
         format!("\n### {title}\n"),
         "| | median | shortest to longest | processor | peak memory | ratio |".to_owned(),
         "|---|--:|--:|--:|--:|--:|".to_owned(),
     ];
-    let mut lines: Vec<String> = heading.into_iter().chain(rows.iter().map(|row| line(row, first))).collect();
+    let mut lines: Vec<String> =
+        heading.into_iter().chain(rows.iter().map(|row| line(row, rows.first().unwrap_or(row)))).collect();
     if !goals.is_empty() {
         lines.push(String::new());
         lines.extend(goals.iter().filter_map(|goal| judge(*goal, rows)));
@@ -36,7 +36,7 @@ pub fn table(title: &str, rows: &[Summary], goals: &[Goal]) -> String {
     lines.join("\n") + "\n"
 }
 
-fn line(row: &Summary, first: Duration) -> String {
+fn line(row: &Summary, first: &Summary) -> String {
     format!(
         "| {} | {} | {} to {} | {} | {} | {:.2} |",
         row.name,
@@ -45,7 +45,7 @@ fn line(row: &Summary, first: Duration) -> String {
         time(row.spread.1),
         time(row.cpu),
         mebibytes(row.peak),
-        ratio(row.wall, first)
+        row.ratio_to(first)
     )
 }
 
@@ -53,7 +53,7 @@ fn line(row: &Summary, first: Duration) -> String {
 fn judge(goal: Goal, rows: &[Summary]) -> Option<String> {
     let find = |name: &str| rows.iter().find(|row| row.name.starts_with(name));
     let (own, other) = (find(goal.of)?, find(goal.against)?);
-    let found = ratio(own.wall, other.wall);
+    let found = own.ratio_to(other);
     let verdict = if found <= goal.at_most { "reached" } else { "missed" };
     let at_most = format!("{:.2}", goal.at_most);
     Some(format!("* {} at most {at_most} of {}: {found:.2}, {verdict}", own.name, other.name))
@@ -70,7 +70,8 @@ pub fn terms(stage: &Stage<'_>) -> Result<String> {
         format!("codec zstd level {}, {} jobs, local repository, everything fsynced", terms.level, terms.jobs),
         format!("databases of {} MB; WAL that `zstd -1` makes {:.2} times smaller", dense.databases_mb()?, dense.ratio),
         format!("medians of {} runs taken in turns, the first of each dropped; `sync` before each", terms.runs),
-        "ratio: to the first line of the table; peak memory: the largest process, and not below the bench's own"
+        "ratio: to the first line of the table in the same turn, median over the turns; peak memory: the largest process, \
+         and not below the bench's own"
             .to_owned(),
     ];
     Ok(lines.map(|line| format!("* {line}\n")).concat())
@@ -88,11 +89,6 @@ fn file_system(stage: &Stage<'_>) -> String {
 fn said(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().next().unwrap_or(program).to_owned()
-}
-
-/// How many times longer.
-pub fn ratio(time: Duration, than: Duration) -> f64 {
-    time.as_secs_f64() / than.as_secs_f64()
 }
 
 fn time(duration: Duration) -> String {
@@ -121,7 +117,7 @@ mod tests {
 
     fn row(name: &str, milliseconds: u64) -> Summary {
         let wall = Duration::from_millis(milliseconds);
-        Summary { name: name.to_owned(), wall, spread: (wall, wall), cpu: wall, peak: 5 << 20 }
+        Summary { name: name.to_owned(), wall, spread: (wall, wall), cpu: wall, peak: 5 << 20, turns: vec![wall] }
     }
 
     #[test]
