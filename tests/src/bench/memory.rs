@@ -1,10 +1,13 @@
 //! Peak memory of every program at the levels that people use.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 
 use super::dense::ROW;
 use super::drain::Backlog;
 use super::measure::{self, Cost};
+use super::prefetcher;
 use super::report::mebibytes;
 use super::stage::{Stage, configure};
 use crate::cluster::Recipe;
@@ -44,7 +47,8 @@ fn line(program: &str, limit: u64, peaks: &[u64]) -> String {
 pub fn wide_rows(stage: &Stage<'_>) -> Result<String> {
     let giant = Giant::make(stage)?;
     let measured = LEVELS.map(|level| giant.at_level(stage, level)).collect::<Result<Vec<_>>>()?;
-    let names = ["archive-wal --batch 8, 16 MiB each", "archive-wal, 1 GiB", "restore-wal, 1 GiB"];
+    let names =
+        ["archive-wal --batch 8, 16 MiB each", "archive-wal, 1 GiB", "restore-wal, 1 GiB", "its prefetcher, 1 GiB"];
     let lines: Vec<String> = names
         .iter()
         .enumerate()
@@ -57,25 +61,33 @@ pub fn wide_rows(stage: &Stage<'_>) -> Result<String> {
     Ok(heading.to_owned() + &lines.concat())
 }
 
-/// A cluster with segments of 1 GiB, stopped, and one full of dense rows.
+/// A stopped cluster with segments of 1 GiB, two of them full of dense rows.
 struct Giant {
     cluster: Cluster,
-    segment: String,
+    /// A copy of its files from before the rows.
+    base: PathBuf,
+    segments: Vec<String>,
 }
 
 impl Giant {
     fn make(stage: &Stage<'_>) -> Result<Self> {
         let cluster = Recipe::new("giant").segment_mb(1024).set("max_wal_size", "8GB").start(stage.sandbox)?;
-        cluster.sql(&format!("create table orders as select {ROW} from generate_series(1, 0) i"))?;
-        let segment = cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")?;
-        let mut first = 1;
-        while cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")? == segment {
+        cluster.sql(&format!("create table orders as select {ROW} from generate_series(1, 0) i; checkpoint"))?;
+        cluster.stop(StopMode::Fast)?;
+        let base = stage.sandbox.path().join("giant-base");
+        stage.sandbox.copy(cluster.pgdata(), &base)?;
+        cluster.start()?;
+        let (mut segments, mut first) = (Vec::new(), 1);
+        while segments.len() < 3 {
             let last = first + 200_000;
             cluster.sql(&format!("insert into orders select {ROW} from generate_series({first}::bigint, {last}) i"))?;
             first = last + 1;
+            segments.push(cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")?);
+            segments.dedup();
         }
+        segments.pop();
         cluster.stop(StopMode::Immediate)?;
-        Ok(Self { cluster, segment })
+        Ok(Self { cluster, base, segments })
     }
 
     fn at_level(&self, stage: &Stage<'_>, level: u32) -> Result<Vec<Cost>> {
@@ -94,11 +106,33 @@ impl Giant {
                 command.current_dir(self.cluster.pgdata()).args(&config).args(["--cluster", "giant"]).args(args),
             )
         };
-        let pushed = run("archive-wal", &[&format!("pg_wal/{}", self.segment)])?;
-        let fetched = run("restore-wal", &[&self.segment, "pg_wal/fetched"])?;
+        let mut pushed = Cost::default();
+        for segment in &self.segments {
+            pushed = run("archive-wal", &[&format!("pg_wal/{segment}")])?;
+        }
+        let first = self.segments.first().context("two segments")?;
+        let fetched = run("restore-wal", &[first, "pg_wal/fetched"])?;
         stage.sandbox.clear(&self.cluster.pgdata().join("pg_wal/fetched"))?;
+        let ahead = self.replayed(stage, &config)?;
         stage.sandbox.clear(repo.path())?;
-        Ok(vec![batch, pushed, fetched])
+        Ok(vec![batch, pushed, fetched, ahead])
+    }
+
+    /// What the prefetcher takes while a server replays the segments.
+    fn replayed(&self, stage: &Stage<'_>, config: &[String]) -> Result<Cost> {
+        let place = stage.sandbox.path().join("giant-replayed");
+        stage.sandbox.copy(&self.base, &place)?;
+        stage.sandbox.write(&place.join("recovery.signal"), b"")?;
+        let server = Cluster::at(stage.sandbox, &place, None);
+        let program = stage.sandbox.program("restore-wal");
+        let command = format!("{} {} --cluster giant %f %p", program.display(), config.join(" "));
+        server.set("restore_command", &command)?;
+        let (started, peak) = prefetcher::watched(&place, || server.start().and_then(|()| server.wait_promoted()));
+        started.with_context(|| server.log())?;
+        ensure!(peak > 0, "nothing was fetched ahead:\n{}", server.log());
+        server.stop(StopMode::Immediate)?;
+        stage.sandbox.clear(&place)?;
+        Ok(Cost { peak, ..Cost::default() })
     }
 }
 

@@ -15,12 +15,14 @@
 //! | [`drain`] | rows for a backlog of WAL, and for keeping up |
 //! | [`replay`] | rows for replay through `restore-wal` |
 //! | [`memory`] | peak memory at each level |
+//! | [`prefetcher`] | peak memory of a process that nobody waits for |
 //! | [`report`] | terms and tables in Markdown, ready for `docs/BENCHMARKS.md` |
 
 pub mod dense;
 pub mod drain;
 pub mod measure;
 pub mod memory;
+pub mod prefetcher;
 pub mod replay;
 pub mod report;
 pub mod rival;

@@ -4,17 +4,17 @@
 //! Everybody begins with the same files, those of a server that was killed just before the segments were written, and
 //! replays the same hundred. What is timed is PostgreSQL's own account of it, from "redo starts" to "redo done".
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::NaiveDateTime;
 
 use super::measure::{Contender, Cost, take_turns};
+use super::prefetcher;
 use super::report::{Goal, mebibytes, table};
 use super::stage::{Stage, configure};
 use crate::{Cluster, Repo, StopMode, process};
@@ -28,9 +28,6 @@ const RUNS: usize = 6;
 /// The most that the prefetcher may take.
 const LIMIT: u64 = 64 << 20;
 
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(200);
-
 /// The variable with a `restore-wal` that can be told to find its store slow.
 pub const SLOW_PROGRAM: &str = "HOLDFAST_BENCH_SLOW_STORE";
 
@@ -40,7 +37,7 @@ const SLOW: &str = "HOLDFAST_FAULT=store:slow@50";
 /// Replay as a table.
 pub fn rows(stage: &Stage<'_>) -> Result<String> {
     let repo = configure(stage.sandbox, "replayed", stage.terms.level)?;
-    let scene = Scene { stage, port: stage.sandbox.new_port().to_string(), peak: AtomicU64::new(0) };
+    let scene = Scene { stage, port: stage.sandbox.new_port().to_string(), peak: Cell::new(0) };
     scene.archive(&repo)?;
     let with = |program: OsString| -> Result<String> {
         Ok(format!("{} --config {}.toml %f %p", program.display(), repo.arg()?))
@@ -64,7 +61,7 @@ pub fn rows(stage: &Stage<'_>) -> Result<String> {
         Goal { of: "restore-wal", against: "uncompressed", at_most: 1.15 },
         Goal { of: "restore-wal, every", against: "uncompressed", at_most: 1.25 },
     ];
-    let peak = scene.peak.load(Ordering::SeqCst);
+    let peak = scene.peak.get();
     let verdict = if peak <= LIMIT { "reached" } else { "missed" };
     let text = table(&format!("Replay of {SEGMENTS} segments of 16 MiB"), &rows, &goals);
     Ok(format!("{text}* peak memory of the prefetcher at most {}: {}, {verdict}\n", mebibytes(LIMIT), mebibytes(peak)))
@@ -74,7 +71,7 @@ struct Scene<'a> {
     stage: &'a Stage<'a>,
     port: String,
     /// The prefetchers' peak memory, in bytes.
-    peak: AtomicU64,
+    peak: Cell<u64>,
 }
 
 impl Scene<'_> {
@@ -116,7 +113,8 @@ impl Scene<'_> {
         let lines: Vec<_> = lines.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         server.configure(&lines)?;
         nix::unistd::sync();
-        let started = self.watched(&place, || server.start());
+        let (started, peak) = prefetcher::watched(&place, || server.start());
+        self.peak.set(peak.max(self.peak.get()));
         let log = server.log();
         started.with_context(|| log.clone())?;
         server.stop(StopMode::Immediate)?;
@@ -127,23 +125,6 @@ impl Scene<'_> {
         self.segments().try_for_each(|path| {
             let to = folder.join(path.file_name().context("a segment has a name")?);
             fs::copy(path, &to).with_context(|| format!("copy {}", path.display())).map(drop)
-        })
-    }
-
-    /// Looks at the prefetcher's memory while `act` lasts.
-    fn watched<T>(&self, place: &Path, act: impl FnOnce() -> T) -> T {
-        let over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::SeqCst) {
-                    let found = process::find(place, "--prefetcher").ok().flatten().and_then(process::peak_memory);
-                    self.peak.fetch_max(found.unwrap_or(0), Ordering::SeqCst);
-                    thread::sleep(LOOK);
-                }
-            });
-            let done = act();
-            over.store(true, Ordering::SeqCst);
-            done
         })
     }
 }
