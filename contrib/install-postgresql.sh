@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demonstration need and this machine lacks: a PostgreSQL server (14 to 18), the
-# stock compression tools, and what makes a disk whose power can be cut. Does nothing, and needs no rights, when all
+# stock compression tools, and what makes the tests' own disks. Does nothing, and needs no rights, when all
 # of it is there.
 set -euo pipefail
 me=install-postgresql
@@ -10,7 +10,7 @@ export PATH=$PATH:/usr/sbin:/sbin
 
 missing_tools() {
     local tool
-    for tool in zstd lz4 gzip tar setpriv perl mkfs.ext4 psql; do
+    for tool in zstd lz4 gzip tar setpriv perl mkfs.ext4 mkfs.xfs psql; do
         command -v "$tool" >/dev/null || echo "$tool"
     done
     have_server || echo "a PostgreSQL server"
@@ -36,11 +36,11 @@ install_with_apt() {
     as_root apt-get update -qq
     local server=postgresql-15
     apt-cache show "$server" >/dev/null 2>&1 || server=postgresql
-    apt_install "$server" postgresql-client-common zstd lz4 gzip tar util-linux mount perl-base e2fsprogs
+    apt_install "$server" postgresql-client-common zstd lz4 gzip tar util-linux mount perl-base e2fsprogs xfsprogs
 }
 
 install_with_dnf() {
-    dnf_install postgresql-server postgresql-contrib postgresql zstd lz4 gzip tar util-linux perl-interpreter e2fsprogs
+    dnf_install postgresql-server postgresql-contrib postgresql zstd lz4 gzip tar util-linux perl-interpreter e2fsprogs xfsprogs
 }
 
 missing=$(missing_tools)

@@ -1,16 +1,17 @@
-//! File systems of a story's own: small, short of inodes, or read-only.
+//! File systems of a story's own: small, short of inodes, read-only, or able to share blocks.
 //!
 //! They are mounted in a mount namespace that one thread and its children alone see. It goes with them, so that no
 //! mount can outlive its story, whatever becomes of it. Needs root.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::{Sandbox, settings};
+use crate::{Sandbox, process, settings};
 
 const NO_PATH: Option<&Path> = None;
 const NO_TEXT: Option<&str> = None;
@@ -39,6 +40,19 @@ impl Disk {
         let path = sandbox.folder(name)?;
         mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(options))
             .with_context(|| format!("mount a file system on {}", path.display()))?;
+        let disk = Self { path };
+        sandbox.account().own(&disk.path)?;
+        Ok(disk)
+    }
+
+    /// A file system whose files can share blocks (XFS with reflinks, in a file of the sandbox), on a new folder `name`, for
+    /// the account.
+    pub fn sharing(sandbox: &Sandbox, name: &str, megabytes: u64) -> Result<Self> {
+        let path = sandbox.folder(name)?;
+        let image = path.with_extension("img");
+        std::fs::File::create(&image)?.set_len(megabytes << 20)?;
+        process::run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image), "")?.success()?;
+        process::run(Command::new("mount").args(["-t", "xfs", "-o", "loop"]).arg(&image).arg(&path), "")?.success()?;
         let disk = Self { path };
         sandbox.account().own(&disk.path)?;
         Ok(disk)

@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Repo, Sandbox, StopMode, wait};
+use e2e::disk::{self, Disk};
+use e2e::{Cluster, Repo, Sandbox, StopMode, process, wait};
 
 use crate::onward::recover;
 
@@ -66,4 +68,30 @@ fn hazard_09_a_delta_restore_copies_what_a_rollback_needs() -> Result<()> {
     cluster.wait_promoted()?;
     ensure!(cluster.sql("select count(*) from busy")? == "10000");
     cluster.stop(StopMode::Immediate)
+}
+
+/// Where the file system can, what is taken costs no room: its blocks are those of the old cluster's file.
+#[test]
+fn a_delta_restore_shares_blocks() -> Result<()> {
+    disk::in_private(|| {
+        let sandbox = Sandbox::new()?;
+        let disk = Disk::sharing(&sandbox, "disk", 1024)?;
+        let repo = Repo::new(&sandbox, "repo")?;
+        let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+        cluster.sql("create table quiet as select n, md5(n::text) from generate_series(1, 100000) n")?;
+        cluster.sql("vacuum (freeze) quiet")?;
+        cluster.backup(&[])?;
+        let node = cluster.sql("select pg_relation_filepath('quiet')")?;
+        cluster.stop(StopMode::Fast)?;
+        // The same cluster on the disk: what it lies on is no part of what it is.
+        let moved = Cluster::at(&sandbox, &disk.path().join("pg"), Some(&repo));
+        sandbox.copy(cluster.pgdata(), moved.pgdata())?;
+        moved.try_recover(&["--target-latest", "--delta", "--as", "production"])?.success()?;
+        moved.wait_promoted()?;
+        let extents = process::run(Command::new("filefrag").arg("-v").arg(moved.pgdata().join(node)), "")?.success()?;
+        ensure!(extents.stdout.contains("shared"), "no block is shared: {extents}");
+        moved.stop(StopMode::Immediate)?;
+        drop(disk);
+        Ok(())
+    })
 }
