@@ -126,7 +126,7 @@ impl Giant {
         let server = Cluster::at(stage.sandbox, &place, None);
         let program = stage.sandbox.program("restore-wal");
         let command = format!("{} {} --cluster giant %f %p", program.display(), config.join(" "));
-        server.set("restore_command", &command)?;
+        server.configure(&[("restore_command".to_owned(), command)])?;
         let (started, peak) = prefetcher::watched(&place, || server.start().and_then(|()| server.wait_promoted()));
         started.with_context(|| server.log())?;
         ensure!(peak > 0, "nothing was fetched ahead:\n{}", server.log());
