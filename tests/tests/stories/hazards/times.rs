@@ -1,4 +1,4 @@
-//! H24: a target time, to the microsecond.
+//! H10 and H24: a target, to the transaction and to the microsecond.
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -99,5 +99,33 @@ fn hazard_24_the_wal_chooses_the_backup() -> Result<()> {
     ensure!(refused.stderr.contains("--target-lsn"), "{refused}");
     let copy = cluster.recover_copy("first", &["--target-name", "round 0"])?;
     ensure!(copy.sql("select string_agg(n::text, ' ') from t")? == "0");
+    Ok(())
+}
+
+/// The transaction that dropped a table comes along unless it is left out; a name that was given twice says nothing.
+#[test]
+fn hazard_10_just_before_a_drop() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table t as select 1 as n")?;
+    cluster.backup(&[])?;
+    cluster.sql("select pg_create_restore_point('before')")?;
+    let xid = cluster.sql("begin; select pg_current_xact_id(); drop table t; commit")?;
+    cluster.sql("select pg_create_restore_point('before')")?;
+    cluster.switch_wal()?;
+    let is_there = |name: &str, options: &[&str]| -> Result<bool> {
+        let copy = cluster.recover_copy(name, options)?;
+        let found = copy.sql("select to_regclass('t') is not null")?;
+        copy.stop(StopMode::Immediate)?;
+        Ok(found == "t")
+    };
+    ensure!(!is_there("with", &["--target-xid", &xid])?, "the target itself is left out");
+    ensure!(is_there("without", &["--target-xid", &xid, "--target-exclusive"])?, "the drop came along");
+    super::copy_is_refused(&cluster, "copy", &["--target-name", "before"], &["occurs 2 times", "--target-lsn"])?;
+    let args = ["find", "--repo", repo.arg()?, "-D", cluster.pgdata_arg()?, "-U", "postgres"];
+    let told = sandbox.run("recover", &args)?.success()?;
+    let command = told.stdout.lines().find(|line| line.contains("recover run")).with_context(|| told.to_string())?;
+    ensure!(command.contains("--target-lsn") && command.contains("--target-exclusive"), "{command}");
     Ok(())
 }
