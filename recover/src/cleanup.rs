@@ -19,6 +19,7 @@ use crate::aside::{self, is_there, is_version, partial};
 use crate::ask;
 use crate::cli::CleanupArgs;
 use crate::journal::{Change, Journal};
+use crate::lease;
 use crate::place::Place;
 use crate::undo;
 
@@ -72,6 +73,10 @@ pub(crate) fn run(args: &CleanupArgs, ctx: &Context) -> anyhow::Result<Outcome> 
     for kept in &found {
         ctx.cancel.check()?;
         aside::remove(&kept.path)?;
+    }
+    // What a rollback could not give up, while the repository was away. Without one there is nothing to give up.
+    if ctx.first_repository().is_ok() {
+        lease::end_configured(&place, ctx);
     }
     ctx.output.line(&format!("{total} are free again"))?;
     report(&place, &found, ctx)

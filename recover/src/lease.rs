@@ -7,13 +7,15 @@ use common::repo::records::BackupRecord;
 use common::report::message_of;
 use common::sys::identity::host_name;
 
+use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
 
 /// The lease of a run. When the run is over it is given up; where a server goes on fetching WAL without this program, it
-/// is left to expire a day later instead.
+/// is left to expire a day later instead. When the recovery is over, so is what earlier runs have left for it.
 pub(crate) struct Hold<'a> {
     lease: Option<Lease>,
+    repository: &'a Repository,
     place: &'a Place,
 }
 
@@ -21,7 +23,7 @@ impl<'a> Hold<'a> {
     /// Takes the lease; `purpose` is the command. A repository that cannot be written to is no reason not to recover from it: then nobody keeps
     /// retention from removing what is needed, and that is said.
     pub(crate) fn take(
-        repository: &Repository,
+        repository: &'a Repository,
         backup: &BackupRecord,
         place: &'a Place,
         purpose: &str,
@@ -34,15 +36,21 @@ impl<'a> Hold<'a> {
                 tracing::warn!("{} is not protected from retention meanwhile: {}", backup.id, message_of(err));
             })
             .ok();
-        Self { lease, place }
+        Self { lease, repository, place }
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let goes_on = Journal::read(self.place).ok().flatten().is_some_and(|journal| goes_on(&journal));
-        told(if goes_on { lease.leave(LEFT_HOLDS) } else { lease.release() });
+        let journal = Journal::read(self.place).ok().flatten();
+        if journal.as_ref().is_some_and(goes_on) {
+            return told(lease.leave(LEFT_HOLDS));
+        }
+        told(lease.release());
+        if journal.is_some_and(|journal| journal.is_over()) {
+            end_left(self.repository, self.place);
+        }
     }
 }
 
@@ -55,6 +63,14 @@ fn goes_on(journal: &Journal) -> bool {
 /// Gives up what earlier runs left for this place: the recovery is over.
 pub(crate) fn end_left(repository: &Repository, place: &Place) {
     told(leases::release_all(repository, &host_name(), &place.pgdata).map(drop));
+}
+
+/// As [`end_left`], of the repository that is configured.
+pub(crate) fn end_configured(place: &Place, ctx: &Context) {
+    match facts::open_repository(ctx) {
+        Ok(repository) => end_left(&repository, place),
+        Err(err) => told(Err(err)),
+    }
 }
 
 fn told(ended: anyhow::Result<()>) {

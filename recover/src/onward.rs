@@ -5,8 +5,6 @@
 //! read at the start alone: the server is stopped, set anew and started, and replays on from its last restart point.
 //! Nothing goes back: a moment before the one that was reached needs a recovery of its own.
 
-use std::time::Duration;
-
 use common::app::{Context, Outcome};
 use common::archive::identity::read_control;
 use common::pg::Lsn;
@@ -16,7 +14,7 @@ use common::restore::demands::Demands;
 use common::restore::follow::{Arrival, RECOVERY_SIGNAL};
 use common::restore::settings::TargetAction;
 use common::restore::target::Target;
-use common::server::{self, StopMode};
+use common::server;
 use common::sys::lock::FileLock;
 
 use crate::cli::{Cli, ContinueArgs};
@@ -26,10 +24,8 @@ use crate::journal::{Journal, Stage};
 use crate::lease::Hold;
 use crate::place::Place;
 use crate::plan::{self, Decision, Plan};
+use crate::service::Service;
 use crate::steps::{self, Site};
-
-/// How long a server in recovery may take for a fast stop.
-const STOP_WAIT: Duration = Duration::from_mins(1);
 
 /// Ends a recovery at its target. Calling it again after it was interrupted goes on.
 pub(crate) fn promote(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
@@ -106,15 +102,14 @@ pub(crate) fn go_on(args: &ContinueArgs, cli: &Cli, ctx: &Context) -> anyhow::Re
     match onward(running, paused, at, &journal.plan, &decision.plan)? {
         Way::Wait => {}
         Way::Restart => {
-            server::stop(&site.programs, &site.place.pgdata, StopMode::Fast, STOP_WAIT, &ctx.cancel)?;
+            Service::of(&journal.plan, ctx).stop(&site.programs, &site.place.pgdata, &ctx.cancel)?;
             needs_signal(&site.place)?;
             decision.plan.demands = decision.plan.demands.and(Demands::of_control(&read_control(&site.place.pgdata)?));
             journal.plan = Plan { starts: true, ..decision.plan.clone() };
             journal.write(&site.place)?;
             steps::configure::for_the_recovery(&journal, &site)?;
             ctx.output.line(&format!("the server starts anew, towards {}", journal.plan.target))?;
-            let arrival = steps::start::run(&mut journal, &site)
-                .map_err(|err| steps::start::with_reachable(err, &facts, &decision, &site))?;
+            let arrival = steps::start::run(&mut journal, &site)?;
             return finish::conclude(&arrival, &mut journal, &site);
         }
     }

@@ -35,7 +35,7 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
         journal.began.format("%Y-%m-%d %H:%M:%SZ")
     ))?;
     let _lease = Hold::take(&site.repository, &backup, &site.place, "recover run --resume", ctx);
-    let journal = act(&backup, journal, &site, &mut reporter, |err| err);
+    let journal = act(&backup, journal, &site, &mut reporter);
     conclude(journal, reporter, &site, ctx)
 }
 

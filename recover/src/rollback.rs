@@ -20,6 +20,7 @@ use crate::ask;
 use crate::cli::{Cli, RollbackArgs};
 use crate::facts;
 use crate::journal::{Journal, Stage};
+use crate::lease;
 use crate::place::Place;
 use crate::renew;
 use crate::service::Service;
@@ -69,6 +70,9 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
         ));
     }
     journal.reach(Stage::RolledBack, &place)?;
+    if touched {
+        lease::end_configured(&place, ctx);
+    }
     for line in lines(&journal, runs) {
         ctx.output.line(&line)?;
     }

@@ -61,9 +61,8 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
         return Err(Advice::refused(message).hint("look at what it left, and run recover again").into());
     }
     let was_running = undone.is_some_and(|journal| journal.was_running);
-    let explain = |err| steps::start::with_reachable(err, &facts, &decision, &site);
     let journal = steps::begin(&facts, &decision, was_running, &site)
-        .and_then(|journal| act(&decision.backup, journal, &site, &mut reporter, explain));
+        .and_then(|journal| act(&decision.backup, journal, &site, &mut reporter));
     conclude(journal, reporter, &site, ctx)
 }
 
@@ -92,14 +91,12 @@ fn confirm(plan: &Plan, args: &RunArgs, ctx: &Context) -> anyhow::Result<()> {
         .into())
 }
 
-/// The steps after the one that the journal has reached. It says how far they got, also when one fails. `explain` adds to
-/// the failure of a replay what is known of it.
+/// The steps after the one that the journal has reached. It says how far they got, also when one fails.
 pub(crate) fn act(
     backup: &BackupRecord,
     mut journal: Journal,
     site: &Site<'_>,
     reporter: &mut Reporter<'_>,
-    explain: impl FnOnce(anyhow::Error) -> anyhow::Error,
 ) -> anyhow::Result<Journal> {
     if journal.stage < Stage::Preserved {
         // Also where it was stopped before: a reboot may have started it.
@@ -122,11 +119,10 @@ pub(crate) fn act(
     }
     let arrival = if server::running(&journal.plan.pgdata)?.is_some() {
         journal.reach(Stage::Started, &site.place)?;
-        steps::start::follow(&journal.plan, site)
+        steps::start::follow(&journal.plan, site)?
     } else {
-        steps::start::run(&mut journal, site)
+        steps::start::run(&mut journal, site)?
     };
-    let arrival = arrival.map_err(explain)?;
     let replay = steps::start::replay(&journal.plan, &arrival, reporter.elapsed());
     reporter.replay = Some(replay);
     reporter.done(format!("{}: {}", arrival.describe(), replay.describe()))?;

@@ -206,6 +206,27 @@ pub fn locate(
     Ok(Located { ended: ended?, ..search.located })
 }
 
+/// The last commit before `until`, as far as the WAL can be read: what is missing or damaged ends the reading and is no
+/// error. Otherwise as [`locate`].
+pub fn last_commit(
+    route: &Route,
+    source: &mut Source<'_>,
+    from: Lsn,
+    until: Lsn,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> anyhow::Result<Option<Transaction>> {
+    let question = Question { moment: Moment::End, exclusive: false };
+    let mut search = Search::new(&question, from, Some(until));
+    progress.begin("read WAL", Some(until.0.saturating_sub(from.0)));
+    let ended = search.read_along(route, source, cancel, progress);
+    progress.end();
+    match ended {
+        Err(err) if err.downcast_ref::<Interrupted>().is_some() => Err(err),
+        _ => Ok(search.located.last_transaction),
+    }
+}
+
 /// What is known so far.
 struct Search<'a> {
     question: &'a Question,
@@ -540,6 +561,26 @@ mod tests {
         assert_eq!(read(101).unwrap().ended, Ended::Answered);
         let error = format!("{:#}", read(102).unwrap_err());
         assert_eq!(error, "read WAL segment 000000010000000000000004: the disk is broken");
+    }
+
+    #[test]
+    fn the_last_commit_is_found_before_damage_and_before_a_position() {
+        let (mut segments, spans) = world();
+        let find = |segments: &Segments, until| {
+            let mut source = |wanted| {
+                let plain = segments.get(&wanted).cloned();
+                Ok(plain.map(|bytes| Box::new(io::Cursor::new(bytes)) as Box<dyn Read + Send>))
+            };
+            let found = last_commit(&straight(), &mut source, Lsn(FIRST << 20), until, &Cancel::default(), &Silent);
+            found.unwrap().map(|last| last.xid)
+        };
+        let end = Lsn(u64::MAX);
+        assert_eq!(find(&segments, spans["commit 20"].0), Some(101));
+        assert_eq!(find(&segments, spans["commit 20"].1), Some(102));
+        segments.get_mut(&name(1, FIRST + 1)).unwrap().truncate(100);
+        assert_eq!(find(&segments, end), Some(101));
+        segments.clear();
+        assert_eq!(find(&segments, end), None);
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub enum Arrival {
 pub struct Stopped {
     /// Its last words, in its own language.
     pub reason: String,
+    /// Where the record begins that it could not replay, when its last words tell.
+    pub at: Option<Lsn>,
     /// The segment that it replayed last, when it was seen at that.
     pub segment: Option<WalSegmentName>,
 }
@@ -339,7 +341,7 @@ impl Recovery<'_> {
             None => told,
         };
         let reason = if words.is_empty() { "it left no word in its log".to_owned() } else { words };
-        let stopped = Stopped { reason, segment };
+        let stopped = Stopped { at: record_in(&reason), reason, segment };
         let message = stopped.to_string();
         anyhow::Error::new(stopped).context(Advice::failed(message).hint(hint))
     }
@@ -380,6 +382,13 @@ pub fn last_words(log: &Path) -> String {
     };
     let words: Vec<&str> = ours.into_iter().chain(own).map(|line| line.trim()).collect();
     words.join("; ")
+}
+
+/// The record that a server was replaying when it said this (`rm_redo_error_callback` in
+/// `src/backend/access/transam/xlogrecovery.c`). Where these words are translated, or left out, there is none.
+fn record_in(words: &str) -> Option<Lsn> {
+    let (_, rest) = words.rsplit_once("WAL redo at ")?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// A line that belongs to the one before it.
@@ -426,6 +435,15 @@ mod tests {
         assert_eq!(last_words(&log), "restore-wal: it is damaged; FATAL:  could not restore file; DETAIL:  code 201");
         crate::sys::durable::replace(&log, "ПРОТОКОЛ\nФАТАЛЬНО\n".as_bytes(), 0o600).unwrap();
         assert_eq!(last_words(&log), "ФАТАЛЬНО");
+    }
+
+    #[test]
+    fn knows_the_record_that_a_server_ended_at() {
+        let words =
+            "FATAL:  directory \"/ts\" does not exist; CONTEXT:  WAL redo at 0/4A3F0C8 for Tablespace/CREATE: 7";
+        assert_eq!(record_in(words), Some(Lsn(0x04A3_F0C8)));
+        assert_eq!(record_in("CONTEXT:  WAL redo at some place"), None);
+        assert_eq!(record_in("FATAL:  could not restore file"), None);
     }
 
     #[test]

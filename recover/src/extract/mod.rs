@@ -29,7 +29,7 @@ use crate::lease::Hold;
 use crate::place::Place;
 use crate::plan::{self, Decision};
 use crate::report::{Reporter, Step, describe_moment, warnings};
-use crate::steps::{self, Site, configure, extract as unpacking, verify};
+use crate::steps::{self, Site, configure, extract as unpacking, reachable, verify};
 
 use destination::Output;
 use wanted::Wanted;
@@ -196,7 +196,7 @@ impl Work<'_> {
         };
         let unpacked = revival.unpack(folder)?;
         reporter.done(format!("{} files, {}, every one checked", unpacked.files, ByteCount(unpacked.bytes)))?;
-        let arrival = revival.replay(folder)?;
+        let arrival = revival.replay(folder).map_err(|err| reachable::told(err, plan, self.site))?;
         verify::reached(&arrival, plan, self.site)?;
         reporter.done(arrival.describe())?;
         let Entrance { mut session, conninfo, elsewhere } =

@@ -6,6 +6,7 @@ pub(crate) mod configure;
 pub(crate) mod extract;
 pub(crate) mod place;
 pub(crate) mod preserve;
+pub(crate) mod reachable;
 pub(crate) mod start;
 pub(crate) mod stop;
 mod surroundings;

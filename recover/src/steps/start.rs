@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use common::app::hint_of;
-use common::report::{Advice, message_of};
-use common::restore::follow::{Arrival, Recovery, Stopped, Streaming};
+use common::restore::follow::{Arrival, Recovery, Streaming};
 use common::server::{self, Conninfo, StartOptions};
 use common::sys::durable;
 
-use super::{Site, check, target};
-use crate::facts::Facts;
+use super::{Site, check, reachable};
 use crate::journal::{Journal, Stage};
-use crate::plan::{Decision, Plan};
+use crate::plan::Plan;
 use crate::report_file::Replay;
 use crate::service::Service;
 
@@ -29,9 +26,10 @@ pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arri
     follow(plan, site)
 }
 
-/// Follows the server's replay to its end; at once where it has ended.
+/// Follows the server's replay to its end; at once where it has ended. The failure of one that stops on its way tells
+/// what can be reached all the same.
 pub(crate) fn follow(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Arrival> {
-    with_recovery(plan, site, &|recovery| recovery.follow())
+    with_recovery(plan, site, &|recovery| recovery.follow()).map_err(|err| reachable::told(err, plan, site))
 }
 
 /// What replay did until it arrived.
@@ -64,28 +62,6 @@ fn with_recovery<T>(plan: &Plan, site: &Site<'_>, act: &dyn Fn(&Recovery<'_>) ->
         progress: &*site.ctx.progress,
         cancel: &site.ctx.cancel,
     })
-}
-
-/// A replay that stopped on its way: with the moments before that, which can still be reached. Any other failure as it is.
-pub(crate) fn with_reachable(err: anyhow::Error, facts: &Facts, decision: &Decision, site: &Site<'_>) -> anyhow::Error {
-    let Some(segment) = err.downcast_ref::<Stopped>().and_then(|stopped| stopped.segment) else { return err };
-    let known = match target::last_before(facts, decision, segment, site) {
-        Ok(Some(last)) => format!(
-            "the replay got into {segment}; the last commit before its end is {} at {}: after a rollback, recover run \
-             --target-lsn {} recovers up to it, and recover windows shows the other moments",
-            last.xid,
-            last.time.format("%Y-%m-%d %H:%M:%S%.6fZ"),
-            last.lsn
-        ),
-        Ok(None) => format!("the replay got into {segment}; recover windows shows which moments can be reached"),
-        Err(why) => {
-            tracing::debug!("the moments before {segment} are not known: {why:#}");
-            return err;
-        }
-    };
-    let hint = hint_of(&err).map_or_else(|| known.clone(), |hint| format!("{known}; {hint}"));
-    let message = message_of(&err);
-    err.context(Advice::failed(message).hint(hint))
 }
 
 /// How the recovered server is reached.

@@ -9,8 +9,8 @@ use std::io;
 use common::app::Context;
 use common::archive::moments::{self, Ended, Located, Moment, NewTablespace, Question};
 use common::archive::{Identity, Repository};
+use common::pg::Lsn;
 use common::pg::exclusions::tablespace_version_directory;
-use common::pg::{Lsn, WalSegmentName};
 use common::repo::chain::Route;
 use common::repo::records::BackupRecord;
 use common::report::Advice;
@@ -104,26 +104,6 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     new_tablespaces(&located.tablespaces, &version, facts.directory.cluster(), beside_original)?;
     let demands = located.parameters.as_ref().map(Demands::of_wal).unwrap_or_default();
     Ok(Found { arrival, demands })
-}
-
-/// The last commit on the way that lies before the end of this segment, as far as the WAL can be read.
-pub(crate) fn last_before(
-    facts: &Facts,
-    decision: &Decision,
-    segment: WalSegmentName,
-    site: &Site<'_>,
-) -> anyhow::Result<Option<Transaction>> {
-    let Decision { plan, backup, route, .. } = decision;
-    let size = backup.source.segment_size;
-    let identity = Identity { system_identifier: facts.system, segment_size: size, major: Some(plan.major) };
-    let mut source = moments::reader(&site.repository, identity, None);
-    let until = segment.start(size).map(|start| Lsn(start.0.saturating_add(size.bytes())));
-    let question = Question { moment: Moment::End, exclusive: false };
-    let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
-    let located = moments::locate(route, &mut source, backup.span.start_lsn, until, &question, cancel, progress)?;
-    // Before the backup's own end nothing is consistent.
-    let last = located.last_transaction.filter(|last| last.lsn >= backup.span.stop_lsn);
-    Ok(last.as_ref().map(transaction))
 }
 
 fn transaction(found: &moments::Transaction) -> Transaction {

@@ -1,10 +1,13 @@
 //! What retention leaves can still be recovered, and nothing goes before it was said.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail, ensure};
 use common::repo::envelope;
 use common::repo::records::{BackupRecord, LeaseRecord};
 use e2e::cluster::Recipe;
-use e2e::{Repo, Sandbox, Workload, wait, workload};
+use e2e::faults::Rehearsal;
+use e2e::{Cluster, Repo, Sandbox, Workload, wait, workload};
 
 #[test]
 fn the_last_backup_still_recovers() -> Result<()> {
@@ -50,6 +53,47 @@ fn the_last_backup_still_recovers() -> Result<()> {
     workload::same_orders(&workload::orders(&copy)?, &workload::orders(&cluster)?)
 }
 
+/// The leases that lie in the repository.
+fn leases(repo: &Repo) -> Vec<PathBuf> {
+    let found = e2e::sandbox::walk(&repo.path().join("main/lease")).into_iter();
+    found.filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
+}
+
+/// A lease that was left for a server, or by a process that was killed, ends with the recovery, not a day later.
+#[test]
+fn what_a_recovery_has_left_ends_with_it() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.backup(&[])?;
+    let copy = Cluster::at(&sandbox, &sandbox.path().join("copy"), Some(&repo));
+    let command = |words: &[&str]| {
+        let place = ["-D", copy.pgdata_arg()?, "--repo", repo.arg()?, "--yes"];
+        anyhow::Ok(Rehearsal::new(&sandbox, "recover", &[words, &place].concat()))
+    };
+    let start = ["run", "--as", "copy", "-p", "5999", "--target-immediate"];
+    let files = command(&[&start[..], &["--no-start"]].concat())?;
+    files.run()?.success()?;
+    ensure!(leases(&repo).len() == 1, "its server is yet to start: {:?}", leases(&repo));
+    command(&["rollback"])?.run()?.success()?;
+    ensure!(leases(&repo).is_empty(), "left after a rollback: {:?}", leases(&repo));
+
+    // One that nobody could give up while the repository was away goes with the clearing up.
+    files.run()?.success()?;
+    let away = repo.take_away()?;
+    command(&["rollback"])?.run()?.success()?.says(&["lease stays"])?;
+    away.bring_back()?;
+    ensure!(leases(&repo).len() == 1);
+    command(&["cleanup"])?.run()?.success()?;
+    ensure!(leases(&repo).is_empty(), "left after a cleanup: {:?}", leases(&repo));
+
+    let killed = command(&start)?.killed_at(1, "rename to *server.log")?;
+    ensure!(killed.is_some() && leases(&repo).len() == 1, "a dead one's holds: {:?}", leases(&repo));
+    command(&["run", "--resume"])?.run()?.success()?;
+    ensure!(leases(&repo).is_empty(), "left when all is over: {:?}", leases(&repo));
+    Ok(())
+}
+
 /// A restore goes on while retention runs; then it is killed, and what it was reading stays until its lease expires.
 #[test]
 fn what_a_restore_reads_stays() -> Result<()> {
@@ -62,10 +106,7 @@ fn what_a_restore_reads_stays() -> Result<()> {
     let record: BackupRecord =
         envelope::open(&std::fs::read(repo.path().join(format!("main/backup/{old}/backup.json")))?)?;
     let first = record.span.first_segment(record.source.segment_size).to_string();
-    let leases = || -> Vec<_> {
-        let found = e2e::sandbox::walk(&repo.path().join("main/lease")).into_iter();
-        found.filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
-    };
+    let leases = || leases(&repo);
     let retention = || {
         let ran = sandbox.run("retention", &["--repo", repo.arg()?, "--keep-last", "1", "--json"])?.success()?;
         let wal = repo.find_wal(&first).is_some();
@@ -73,11 +114,11 @@ fn what_a_restore_reads_stays() -> Result<()> {
     };
 
     // Every call to the repository takes a while, so that the restore is in the middle of it.
-    let copy = sandbox.path().join("copy");
-    let pgdata = copy.to_str().context("text")?;
-    let args = ["run", "--repo", repo.arg()?, "-D", pgdata, "--as", "copy", "-p", "5999", "--backup", &old, "--yes"];
+    let place = |name: &str| anyhow::Ok(sandbox.path().join(name).to_str().context("text")?.to_owned());
+    let (copy, other) = (sandbox.path().join("copy"), place("other")?);
+    let args = ["run", "--repo", repo.arg()?, "--as", "copy", "-p", "5999", "--backup", &old, "--yes", "-D"];
     let mut slow = sandbox.command(sandbox.program("recover"))?;
-    let mut restore = slow.args(args).env("HOLDFAST_FAULT", "store:slow@200").spawn()?;
+    let mut restore = slow.args(args).arg(&copy).env("HOLDFAST_FAULT", "store:slow@200").spawn()?;
     wait::until("the restore holds a lease", || Ok(leases().len() == 1))?;
     ensure!(retention()? == (true, true, true), "gone while somebody restores from it: {old}");
     restore.kill()?;
@@ -85,8 +126,8 @@ fn what_a_restore_reads_stays() -> Result<()> {
     ensure!(!copy.join("postmaster.pid").exists(), "the restore was over already");
     ensure!(retention()? == (true, true, true), "gone while a dead restore's lease holds: {old}");
 
-    // The same command goes all the way, and gives up its own lease; the dead one's is as it was, until it expires.
-    sandbox.run("recover", &args)?.success()?;
+    // Another one goes all the way, and gives up its own lease; the dead one's is as it was, until it expires.
+    sandbox.run("recover", &[&args[..], &[&other]].concat())?.success()?;
     let [lease] = &leases()[..] else { bail!("leases are left: {:?}", leases()) };
     let mut record: LeaseRecord = envelope::open(&std::fs::read(lease)?)?;
     record.expires_at = record.taken_at;

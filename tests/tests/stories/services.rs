@@ -31,7 +31,9 @@ impl Scene {
         let path = path.and_then(|path| path.to_str()).context("a PATH")?.to_owned();
         command.env("PATH", format!("{}:{path}", self.sandbox.path().join("fake").display()));
         command.env("HOLDFAST_CONFIG", &config).args(args);
-        command.args(["--repo", self.repo.arg()?, "-D", self.cluster.pgdata_arg()?, "-U", "postgres", "--yes"]);
+        command.args(["--repo", self.repo.arg()?, "-D", self.cluster.pgdata_arg()?, "-U", "postgres"]);
+        // Nothing is asked before a recovery goes on.
+        command.args(Some("--yes").filter(|_| !args.contains(&"continue")));
         process::run(&mut command, "")
     }
 
@@ -94,13 +96,17 @@ fn a_systemd_unit_and_the_backups_configuration() -> Result<()> {
     scene.sandbox.write(&systemctl, script.as_bytes())?;
     process::run(std::process::Command::new("chmod").arg("755").arg(&systemctl), "")?.success()?;
     let section = "systemd-unit = 'postgresql@15-main'";
-    let ran = scene.recover(section, &["run", "--target-immediate"])?.success()?;
-    ensure!(scene.calls()? == "stop postgresql@15-main, --no-block start postgresql@15-main", "{}", scene.calls()?);
+    let ran = scene.recover(section, &["run", "--target-immediate", "--target-action", "pause"])?.success()?;
+    let both = "stop postgresql@15-main, --no-block start postgresql@15-main";
+    ensure!(scene.calls()? == both, "{}", scene.calls()?);
     ensure!(ran.stdout.contains("--config-from preserved keeps those in place"), "{ran}");
+    // Going on takes a stop and a start, by the same means.
+    scene.recover(section, &["continue", "--target-latest"])?.success()?;
+    ensure!(scene.calls()? == format!("{both}, {both}"), "{}", scene.calls()?);
     scene.shows("4MB", "64MB")?;
 
     // A copy is nobody's unit.
     let copy = scene.cluster.recover_copy("copy", &["--target-immediate"])?;
-    ensure!(copy.is_running() && scene.calls()?.matches("start").count() == 1);
+    ensure!(copy.is_running() && scene.calls()?.matches("start").count() == 2);
     Ok(())
 }

@@ -4,11 +4,13 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use e2e::cluster::Recipe;
-use e2e::{Cluster, Repo, Sandbox, StopMode, wait};
+use e2e::{Cluster, Ran, Repo, Sandbox, StopMode, wait};
 
 use crate::onward::recover;
 
-/// The WAL makes a tablespace in a directory that goes away before the server starts. Once it is back, the recovery goes on.
+/// The WAL makes a tablespace in a directory that goes away before the server starts, and later something is in
+/// its way. Each time the last commit before that is named, also where the server tells neither the record nor the segment.
+/// Once nothing is in the way, the recovery goes on.
 #[test]
 fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     let sandbox = Sandbox::new()?;
@@ -16,13 +18,11 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
     cluster.sql("create table t (n int)")?;
     cluster.backup(&[])?;
-    // Long enough that the replay is seen on its way.
-    for _ in 0..6 {
-        cluster.sql("insert into t select generate_series(1, 200000)")?;
-    }
+    cluster.sql("insert into t select generate_series(1, 50000)")?;
     let place = sandbox.folder("ts")?;
     cluster.sql(&format!("create tablespace ts location '{}'", place.display()))?;
     cluster.sql("create table u tablespace ts as select 7 as n")?;
+    let oid = cluster.sql("select oid from pg_tablespace where spcname = 'ts'")?;
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)?;
 
@@ -41,13 +41,37 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
         disaster.join().map_err(|_| anyhow!("the disaster died"))??;
         Ok::<_, anyhow::Error>(ran)
     })?;
-    ran.expect_code(1)?.says(&words)?;
+    let ran = ran.expect_code(1)?.says(&words)?;
+    let lsn = reachable(&ran)?;
     ensure!(!cluster.is_running());
+
+    let again = cluster.try_recover(&["--resume"])?.expect_code(1)?.says(&["the replay stopped at", words[0]])?;
+    ensure!(reachable(&again)? == lsn, "not {lsn}: {again}");
+
     sandbox.folder("ts")?;
+    let link = cluster.pgdata().join("pg_tblspc").join(&oid);
+    sandbox.clear(&link)?;
+    sandbox.folder(&format!("pg/pg_tblspc/{oid}"))?;
+    sandbox.folder(&format!("pg/pg_tblspc/{oid}/obstacle"))?;
+    cluster.configure(&[("log_error_verbosity".to_owned(), "terse".to_owned())])?;
+    cluster.configure(&[("update_process_title".to_owned(), "off".to_owned())])?;
+    let terse = recover(&cluster, "continue", &[])?.expect_code(1)?;
+    reachable(&terse.says(&["the replay got into 0000", "the last commit before its end"])?)?;
+
+    let copy = cluster.recover_copy("copy", &["--target-lsn", &lsn])?;
+    ensure!(copy.sql("select (select count(*) from t), to_regclass('u') is null")? == "50000|t");
+    copy.stop(StopMode::Immediate)?;
+    sandbox.clear(&link)?;
     recover(&cluster, "continue", &[])?.success()?;
     cluster.wait_promoted()?;
-    ensure!(cluster.sql("select (select count(*) from t), n from u")? == "1200000|7");
+    ensure!(cluster.sql("select (select count(*) from t), n from u")? == "50000|7");
     cluster.stop(StopMode::Immediate)
+}
+
+/// The position of the last commit that can be reached, as it was told.
+fn reachable(ran: &Ran) -> Result<String> {
+    let (_, rest) = ran.stderr.split_once("recover run --target-lsn ").context("a reachable moment")?;
+    Ok(rest.split_whitespace().next().context("a position")?.to_owned())
 }
 
 /// The name of its data directory.
