@@ -577,7 +577,7 @@ mod tests {
         let end = Lsn(u64::MAX);
         assert_eq!(find(&segments, spans["commit 20"].0), Some(101));
         assert_eq!(find(&segments, spans["commit 20"].1), Some(102));
-        segments.get_mut(&name(1, FIRST + 1)).unwrap().truncate(100);
+        segments.get_mut(&name(1, FIRST + 1)).unwrap().truncate(50);
         assert_eq!(find(&segments, end), Some(101));
         segments.clear();
         assert_eq!(find(&segments, end), None);

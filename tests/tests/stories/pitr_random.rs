@@ -103,7 +103,7 @@ impl History {
         cluster.switch_wal()?;
         load.wait_for(&cluster, random.u64(5..30))?;
 
-        let in_place = count.rounds % 2 == 0;
+        let in_place = count.rounds.is_multiple_of(2);
         let mut load = Some(load);
         if in_place && let Some(load) = load.take() {
             load.stop()?;
