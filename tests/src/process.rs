@@ -1,7 +1,8 @@
 //! Child processes with deadlines, and processes found by number.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 pub use nix::sys::signal::Signal;
 use nix::sys::signal::{kill, killpg};
 use nix::unistd::Pid;
@@ -92,7 +95,22 @@ impl std::fmt::Display for Ran {
 ///
 /// Output goes through files, so that a server or helper that the program leaves running cannot hold it open.
 pub fn run(command: &mut Command, input: &str) -> Result<Ran> {
-    let ran = run_until(command, input, wait_for)?;
+    ended(run_until(command, input, wait_for)?)
+}
+
+/// The same at a terminal, where somebody has typed `typed`: what is asked there finds its answers.
+pub fn run_at_terminal(command: &mut Command, typed: &str) -> Result<Ran> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let mut keyboard = posix_openpt(flags).context("make a terminal")?;
+    grantpt(&keyboard)?;
+    unlockpt(&keyboard)?;
+    let name = ptsname_r(&keyboard)?;
+    let terminal = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name)?;
+    keyboard.write_all(typed.as_bytes())?;
+    ended(run_with(command, Stdio::from(terminal), wait_for)?)
+}
+
+fn ended(ran: Ran) -> Result<Ran> {
     ensure!(ran.code.is_some() || ran.signal.is_some(), "still running after {DEADLINE:?}, killed: {ran}");
     Ok(ran)
 }
@@ -116,9 +134,17 @@ pub(crate) fn run_until(
     input: &str,
     end: impl FnOnce(&mut Child) -> Result<Option<ExitStatus>>,
 ) -> Result<Ran> {
+    run_with(command, Stdio::from(scratch_file(input)?), end)
+}
+
+fn run_with(
+    command: &mut Command,
+    stdin: Stdio,
+    end: impl FnOnce(&mut Child) -> Result<Option<ExitStatus>>,
+) -> Result<Ran> {
     let text = format!("{command:?}");
-    let (stdin, stdout, stderr) = (scratch_file(input)?, scratch_file("")?, scratch_file("")?);
-    command.stdin(Stdio::from(stdin)).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+    let (stdout, stderr) = (scratch_file("")?, scratch_file("")?);
+    command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let started = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {text}"))?;
     let status = end(&mut child)?;
@@ -152,7 +178,7 @@ pub fn wait_for(child: &mut Child) -> Result<Option<ExitStatus>> {
 
 fn scratch_file(content: &str) -> Result<File> {
     let mut file = tempfile::tempfile().context("create a scratch file")?;
-    std::io::Write::write_all(&mut file, content.as_bytes())?;
+    file.write_all(content.as_bytes())?;
     file.seek(SeekFrom::Start(0))?;
     Ok(file)
 }
@@ -225,6 +251,13 @@ mod tests {
         assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(7), "in", "oops\n"));
         assert!(ran.clone().says(&["OOPS"]).is_ok());
         assert!(ran.success().is_err());
+    }
+
+    #[test]
+    fn a_terminal_is_one_and_answers() {
+        let script = "test -t 0 && read one && read two && echo $two $one";
+        let ran = run_at_terminal(Command::new("sh").args(["-c", script]), "yes\nno\n").unwrap();
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "no yes\n"));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
         let question = Question { moment, exclusive: plan.exclusive };
         read(facts, route, backup, until, &question, &site.repository, site.ctx)?
     };
-    let arrival = is_sought.then(|| answer(decision, &located)).transpose()?;
+    let arrival = is_sought.then(|| answer(facts, decision, &located)).transpose()?;
     if !is_sought {
         refuse_damage(facts, decision, &located)?;
     }
@@ -184,7 +184,7 @@ fn new_tablespaces(
 }
 
 /// What was found, or why the target is refused.
-fn answer(decision: &Decision, located: &Located) -> Result<Arrival, Advice> {
+fn answer(facts: &Facts, decision: &Decision, located: &Located) -> Result<Arrival, Advice> {
     let (plan, consistent) = (&decision.plan, decision.backup.span.stop_lsn);
     if let [_, _, ..] = located.occurrences[..] {
         let places: Vec<String> = located
@@ -197,6 +197,7 @@ fn answer(decision: &Decision, located: &Located) -> Result<Arrival, Advice> {
     }
     let fork = decision.missing_fork.as_ref();
     let Some(stop) = &located.stop else {
+        refuse_damage(facts, decision, located)?;
         return Err(fork.map_or_else(|| unreachable(plan, located), MissingFork::advice));
     };
     if stop.replay_end < consistent {
