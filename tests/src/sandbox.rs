@@ -45,8 +45,8 @@ impl Sandbox {
         Self::below(&[std::env::temp_dir(), PathBuf::from("/tmp")])
     }
 
-    /// The same in memory, where that has room: for stories that do one thing thousands of times. What they try out is
-    /// the order of calls, and a sync there costs nothing.
+    /// The same in memory, where that has room: for stories that do one thing thousands of times, or of which there are
+    /// many. What they try out is no disk, and a sync there costs nothing.
     pub fn in_memory() -> Result<Self> {
         if has_room(Path::new(MEMORY)) { Self::below(&[PathBuf::from(MEMORY)]) } else { Self::new() }
     }

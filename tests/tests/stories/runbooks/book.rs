@@ -37,7 +37,7 @@ pub(super) struct Book {
 impl Book {
     /// Opens the chapters, in a place where there is nothing but a repository's empty folder.
     pub(super) fn open(chapters: &[&str]) -> Result<Self> {
-        let sandbox = Sandbox::new()?;
+        let sandbox = Sandbox::in_memory()?;
         let repo = Repo::new(&sandbox, "repo")?;
         let mut left = blocks(OPERATIONS);
         left.retain(|typed| chapters.contains(&typed.chapter.as_str()));
