@@ -33,7 +33,7 @@ test: postgresql ## every test, on real clusters; HOLDFAST_TEST_SEED and HOLDFAS
 
 versions: postgresql ## short stories and the WAL reader on PostgreSQL 14, 16, 17 and 18, which it installs; VERSIONS names others
 	@$(CARGO) test --workspace --locked --no-run
-	@contrib/each-postgresql.sh '$(VERSIONS)' $(CARGO) test --workspace --locked --no-fail-fast \
+	@AT_ONCE=2 contrib/each-postgresql.sh '$(VERSIONS)' $(CARGO) test --workspace --locked --no-fail-fast \
 	--test stories --test wal_reader -- short_story:: of_postgresql
 
 matrix: postgresql ## every test that needs a server, on each of PostgreSQL 14 to 18; MATRIX names others
