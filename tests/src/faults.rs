@@ -16,6 +16,8 @@ use crate::{Ran, Sandbox, process, settings};
 const PLAN: &str = "HOLDFAST_FAULT";
 /// The variable with the file that gets a line for each call.
 const TRACE: &str = "HOLDFAST_FAULT_TRACE";
+/// The variable with the program that they are for, and not for what it starts.
+const PROGRAM: &str = "HOLDFAST_FAULT_PROGRAM";
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +157,7 @@ impl Rehearsal {
         let trace = self.sandbox.path().join("trace");
         self.sandbox.write(&trace, b"")?;
         let mut command = self.command()?;
-        command.env(TRACE, &trace);
+        command.env(TRACE, &trace).env(PROGRAM, self.program);
         if let Some(Fault { call, kind }) = fault {
             command.env(PLAN, format!("{}:{kind}@{}", call.class, call.number));
         }

@@ -129,7 +129,7 @@ impl World {
         data_directory: impl FnOnce(&Settings) -> Option<PathBuf>,
     ) -> anyhow::Result<Context> {
         #[cfg(feature = "faults")]
-        install_faults(&self.environment)?;
+        install_faults(self.program, &self.environment)?;
         log_format(&self.environment)?;
         let args = &args.completed(&self.environment)?;
         log.listen(logging::level(self.program, args));
@@ -173,9 +173,12 @@ impl World {
     }
 }
 
-/// Before anything is touched.
+/// Before anything is touched; in the program that is meant, if one is.
 #[cfg(feature = "faults")]
-fn install_faults(environment: &Environment) -> anyhow::Result<()> {
+fn install_faults(program: Program, environment: &Environment) -> anyhow::Result<()> {
+    if environment.get(faults::PROGRAM_VARIABLE).is_some_and(|meant| meant != program.name()) {
+        return Ok(());
+    }
     let trace = environment.get(faults::TRACE_VARIABLE).map(Path::new);
     faults::install(environment.text(faults::PLAN_VARIABLE)?, trace)
 }

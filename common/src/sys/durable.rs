@@ -102,6 +102,12 @@ pub fn is_temporary_name(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX))
 }
 
+/// A name for a [`TemporaryFile`] in `dir`, for who must note it before there is such a file.
+pub fn temporary_path(dir: &Path) -> PathBuf {
+    let random = fastrand::u64(..);
+    dir.join(format!("{TEMPORARY_PREFIX}{}-{random:016x}{TEMPORARY_SUFFIX}", std::process::id()))
+}
+
 /// Removes the [`TemporaryFile`]s in `dir` that nobody has written to for `age`: a killed process left them. Best effort:
 /// what cannot be looked at or removed stays.
 pub fn sweep_temporaries(dir: &Path, age: Duration) {
@@ -132,19 +138,21 @@ impl TemporaryFile {
     pub fn create_in(dir: &Path, mode: u32) -> io::Result<Self> {
         let mut attempts = 0;
         loop {
-            let random = fastrand::u64(..);
-            let name = format!("{TEMPORARY_PREFIX}{}-{random:016x}{TEMPORARY_SUFFIX}", std::process::id());
-            let path = dir.join(name);
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(mode);
-            match faults::call("make", &path, || options.open(&path)) {
-                Ok(file) => return Ok(Self { file, path, pending: true }),
+            match Self::create(&temporary_path(dir), mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < NAME_ATTEMPTS_MAX => {
                     attempts += 1;
                 }
-                Err(error) => return Err(error),
+                result => return result,
             }
         }
+    }
+
+    /// The same under a name that [`temporary_path`] has given.
+    pub fn create(path: &Path, mode: u32) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(mode);
+        let file = faults::call("make", path, || options.open(path))?;
+        Ok(Self { file, path: path.to_owned(), pending: true })
     }
 
     /// Where the file lies for now.

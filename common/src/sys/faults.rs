@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 #[cfg(feature = "faults")]
-pub use process::{PLAN_VARIABLE, TRACE_VARIABLE, install};
+pub use process::{PLAN_VARIABLE, PROGRAM_VARIABLE, TRACE_VARIABLE, install};
 
 #[cfg(all(feature = "faults", not(debug_assertions)))]
 compile_error!("the feature \"faults\" is for tests: a release must not be able to fail on purpose");

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use common::app::Context;
 use common::report::Advice;
 use common::restore::scratch::Folder;
-use common::sys::durable::TemporaryFile;
+use common::sys::durable::{self, TemporaryFile};
 
 use crate::cli::ExtractArgs;
 use crate::facts::Facts;
@@ -66,10 +66,9 @@ impl Output {
     /// A file for what is written, under a name that tells that it is not whole, readable by this user alone.
     pub(super) fn begin(&self, scratch: &Folder) -> anyhow::Result<TemporaryFile> {
         let folder = self.folder().unwrap_or(scratch.path());
-        let file =
-            TemporaryFile::create_in(folder, 0o600).with_context(|| format!("make a file in {}", folder.display()))?;
-        scratch.note_output(file.path())?;
-        Ok(file)
+        let path = durable::temporary_path(folder);
+        scratch.note_output(&path)?;
+        TemporaryFile::create(&path, 0o600).with_context(|| format!("make a file in {}", folder.display()))
     }
 
     /// Gives what was written its name, durably, or writes it out.

@@ -20,7 +20,7 @@ use crate::server;
 use crate::sys::clock::{Deadline, poll};
 use crate::sys::lock::FileLock;
 use crate::sys::process::{self, Signal};
-use crate::sys::{durable, private};
+use crate::sys::{durable, passing, private};
 
 /// What every such folder's name begins with.
 const PREFIX: &str = ".holdfast-scratch-";
@@ -34,6 +34,8 @@ const STOP_WAIT: Duration = Duration::from_secs(20);
 const REAP_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often a folder is made once more, which somebody cleared away.
+const MAKINGS_MAX: u32 = 3;
 /// How often a folder is removed once more, in which something was made meanwhile.
 const REMOVALS_MAX: u32 = 20;
 
@@ -65,10 +67,14 @@ pub fn tablespaces(path: &Path) -> PathBuf {
 impl Folder {
     /// Makes the folder at `path`, which [`choose`] has named; nothing may be there. Nobody else can look into it.
     pub fn make(path: &Path) -> anyhow::Result<Self> {
-        let making = || format!("make {}", path.display());
-        DirBuilder::new().mode(0o700).create(path).with_context(making)?;
-        private::is_there(path).with_context(making)?;
-        let lock = FileLock::try_exclusive(&path.join(LOCK)).with_context(making)?;
+        let mut attempts = 0;
+        let lock = loop {
+            match make_locked(path) {
+                // Whoever clears up took it for one that a dead process has just made.
+                Err(error) if error.kind() == ErrorKind::NotFound && attempts < MAKINGS_MAX => attempts += 1,
+                result => break result.with_context(|| format!("make {}", path.display()))?,
+            }
+        };
         let lock = lock.with_context(|| format!("{} was made by somebody else", path.display()))?;
         Ok(Self { path: path.to_path_buf(), lock })
     }
@@ -99,7 +105,7 @@ impl Folder {
         self.beside().join("wal-plan.json")
     }
 
-    /// Notes a temporary file elsewhere, which goes with this folder when its owner is killed.
+    /// Notes a temporary file elsewhere, before it is made: it goes with this folder, unless it has got its own name.
     pub fn note_output(&self, temporary: &Path) -> anyhow::Result<()> {
         durable::replace(&self.path.join(OUTPUT), temporary.as_os_str().as_bytes(), 0o600)
             .with_context(|| format!("write into {}", self.path.display()))
@@ -110,9 +116,24 @@ impl Folder {
     pub fn remove(self) -> anyhow::Result<()> {
         let removing = || format!("remove {}", self.path.display());
         end_processes(&pgdata(&self.path)).with_context(removing)?;
+        self.remove_output()?;
         self.empty().with_context(removing)?;
         self.lock.remove(&self.path.join(LOCK)).with_context(removing)?;
         durable::remove_tree(&self.path).with_context(removing)
+    }
+
+    /// Removes the file that was noted, if it is there under that name.
+    fn remove_output(&self) -> anyhow::Result<()> {
+        let noted = std::fs::read(self.path.join(OUTPUT)).ok().map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
+        let Some(file) = noted.filter(|file| file.file_name().is_some_and(durable::is_temporary_name)) else {
+            return Ok(());
+        };
+        match durable::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", file.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes everything but the lock.
@@ -130,6 +151,13 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// Makes the folder and takes its lock.
+fn make_locked(path: &Path) -> std::io::Result<Option<FileLock>> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    private::is_there(path)?;
+    FileLock::try_exclusive(&path.join(LOCK))
 }
 
 /// A process that has not yet seen that its work is over may make another file in a folder that is being removed.
@@ -198,22 +226,13 @@ fn is_scratch_name(name: &OsStr) -> bool {
 fn clear(path: &Path) -> anyhow::Result<bool> {
     let lock = path.join(LOCK);
     if !lock.exists() {
-        // Just being made, or as good as removed.
-        return Ok(false);
+        // Its owner died before anything was in it, or when nothing was left. One that is just being made is made again.
+        return Ok(passing::remove_empty_dir(path).is_ok());
     }
     let Some(lock) = FileLock::try_exclusive(&lock).with_context(|| format!("lock {}", lock.display()))? else {
         return Ok(false);
     };
-    let noted = std::fs::read(path.join(OUTPUT)).ok().map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
     Folder { path: path.to_path_buf(), lock }.remove()?;
-    if let Some(file) = noted.filter(|file| file.file_name().is_some_and(durable::is_temporary_name)) {
-        match durable::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", file.display()));
-            }
-            _ => {}
-        }
-    }
     Ok(true)
 }
 
@@ -292,5 +311,17 @@ mod tests {
         drop(dead);
         assert_eq!(clear_leftovers(base.path()).len(), 1);
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_without_a_lock_goes_if_nothing_is_in_it() {
+        let base = tempfile::tempdir().unwrap();
+        let [empty, full] = [choose(base.path()), choose(base.path())];
+        for path in [&empty, &full] {
+            DirBuilder::new().mode(0o700).create(path).unwrap();
+        }
+        fs::File::create(full.join("something")).unwrap();
+        assert_eq!(clear_leftovers(base.path()), [empty]);
+        assert!(full.join("something").exists());
     }
 }

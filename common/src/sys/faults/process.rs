@@ -14,6 +14,8 @@ use crate::report::Advice;
 pub const PLAN_VARIABLE: &str = "HOLDFAST_FAULT";
 /// The variable with the file that gets a line for each call: `CLASS N WHAT NAME`.
 pub const TRACE_VARIABLE: &str = "HOLDFAST_FAULT_TRACE";
+/// The variable with the name of the one program that is meant by the others: they reach what it starts, too.
+pub const PROGRAM_VARIABLE: &str = "HOLDFAST_FAULT_PROGRAM";
 
 const FILES: &str = "file";
 const STORES: &str = "store";

@@ -91,10 +91,16 @@ impl Production {
 
     /// Fails unless everything is as it was, and nothing of a scratch cluster is left.
     pub(crate) fn is_untouched(&self) -> Result<()> {
+        self.is_as_before()?;
+        nothing_left(self.cluster.sandbox().path())
+    }
+
+    /// Fails unless everything is as it was.
+    pub(crate) fn is_as_before(&self) -> Result<()> {
         ensure!(self.cluster.is_running(), "the server is gone");
         unchanged(&self.before, &self.files()?)?;
         ensure!(self.ask()? == self.asked, "the server or its slots changed: {}", self.ask()?);
-        nothing_left(self.cluster.sandbox().path())
+        Ok(())
     }
 }
 

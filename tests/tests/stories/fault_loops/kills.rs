@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use e2e::faults::Rehearsal;
 use e2e::{Repo, StopMode, process, settings};
 
+use super::extract::Extraction;
 use super::recover::run_again;
 use super::{Scene, require_restored};
+use crate::extract::Production;
 
 type Step<'a> = Box<dyn Fn() -> Result<()> + 'a>;
 
@@ -140,6 +142,39 @@ fn retention<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
     )
 }
 
+/// Beside a server that runs; what was left by one that was killed, the next removes.
+fn extract<'a>(scene: &'a Scene, extraction: &'a Extraction, production: &'a Production) -> Result<Victim<'a>> {
+    Victim::new(
+        extraction.command.clone(),
+        || scene.sandbox.clear(&extraction.out),
+        || production.is_as_before(),
+        || {
+            extraction.require_right()?;
+            extraction.require_alone()
+        },
+    )
+}
+
+/// It looks and changes nothing, so nothing is left either.
+fn find<'a>(scene: &'a Scene, production: &'a Production) -> Result<Victim<'a>> {
+    let args = ["find", "--repo", scene.repo.arg()?, "-D", scene.cluster.pgdata_arg()?, "-U", "postgres"];
+    let command = Rehearsal::new(&scene.sandbox, "recover", &args);
+    Victim::new(command, || Ok(()), || production.is_untouched(), || production.is_untouched())
+}
+
+/// The programs that leave a running cluster as it is.
+#[test]
+fn what_only_looks_survives_kill_9_at_random_moments() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.backup()?.run()?.success()?;
+    scene.cluster.sql("insert into t values (1001)")?;
+    scene.cluster.sql("create table gone as select 1 as n; drop table gone")?;
+    let production = Production::look(&scene.cluster, &[])?;
+    let extraction = Extraction::of(&scene)?;
+    let victims = [extract(&scene, &extraction, &production)?, find(&scene, &production)?];
+    kill_in_turn("kill -9 beside a server", &victims, settings::rounds("kill -9 beside a server"))
+}
+
 #[test]
 fn programs_survive_kill_9_at_random_moments() -> Result<()> {
     let scene = Scene::new()?;
@@ -160,14 +195,17 @@ fn programs_survive_kill_9_at_random_moments() -> Result<()> {
         retention(&scene, &full)?,
     ];
 
-    let mut random = fastrand::Rng::with_seed(settings::seed("kill -9"));
     // Twice as many kills as other stories have rounds.
-    let kills = 2 * settings::rounds("kill -9");
+    kill_in_turn("kill -9", &victims, 2 * settings::rounds("kill -9"))
+}
+
+fn kill_in_turn(story: &str, victims: &[Victim<'_>], kills: u32) -> Result<()> {
+    let mut random = fastrand::Rng::with_seed(settings::seed(story));
     let mut killed = 0;
     for victim in victims.iter().cycle().take(usize::try_from(kills)?) {
         killed += u32::from(victim.kill_once(&mut random)?);
     }
-    settings::tell(&format!("kill -9: {killed} of {kills} runs ended by it"));
+    settings::tell(&format!("{story}: {killed} of {kills} runs ended by it"));
     ensure!(killed > 0, "nobody was killed");
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod archive_wal;
 mod basebackup;
+mod extract;
 mod kills;
 mod recover;
 mod retention;
