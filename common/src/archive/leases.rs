@@ -15,6 +15,7 @@ use crate::repo::records::{BackupRecord, LeaseRecord, WalPosition};
 use crate::report::message_of;
 use crate::store::{Key, Published};
 use crate::sys::clock::Clock;
+use crate::sys::process;
 
 use super::Repository;
 use super::heartbeat::Heartbeat;
@@ -126,9 +127,11 @@ pub fn is_held(lease: &LeaseRecord, now: DateTime<Utc>) -> bool {
 }
 
 /// Gives up every lease that was taken on this host for this data directory; answers how many. Leases that cannot be
-/// read stay.
+/// read stay, and those of other processes that run: such a one may be about to begin the next recovery there.
 pub fn release_all(repository: &Repository, host: &str, data_directory: &Path) -> anyhow::Result<usize> {
-    let is_ours = |lease: &LeaseRecord| lease.host == host && lease.data_directory == data_directory;
+    let is_ours = |lease: &LeaseRecord| {
+        lease.host == host && lease.data_directory == data_directory && !is_in_other_hands(lease.pid)
+    };
     let ours = list(repository)?.into_iter().filter_map(|(key, found)| match found {
         Found::Lease(lease) if is_ours(&lease) => Some(key),
         Found::Lease(_) | Found::Unreadable(_) => None,
@@ -136,6 +139,11 @@ pub fn release_all(repository: &Repository, host: &str, data_directory: &Path) -
     let keys: Vec<Key> = ours.collect();
     repository.store().delete(&keys)?;
     Ok(keys.len())
+}
+
+/// Whether another process of this host holds it. A number that was given anew keeps a lease until it expires.
+fn is_in_other_hands(pid: u32) -> bool {
+    pid != std::process::id() && i32::try_from(pid).is_ok_and(process::alive)
 }
 
 /// Removes the leases that have expired; answers how many. A holder that was only slow writes its lease anew.
@@ -209,6 +217,19 @@ mod tests {
         assert_eq!(release_all(&world.repository, "db2", Path::new("/copy")).unwrap(), 0);
         assert_eq!(release_all(&world.repository, "db1", Path::new("/other")).unwrap(), 0);
         assert_eq!(release_all(&world.repository, "db1", Path::new("/copy")).unwrap(), 2);
+    }
+
+    #[test]
+    fn one_of_another_process_that_runs_is_not_given_up() {
+        let world = World::new(Codec::Zstd);
+        take(&world, &clock(0).1).leave(LEFT_HOLDS).unwrap();
+        let (key, _) = list(&world.repository).unwrap().remove(0);
+        let release = |pid| {
+            world.repository.replace_record(&key, &LeaseRecord { pid, ..only(&world) }).unwrap();
+            release_all(&world.repository, "db1", Path::new("/copy")).unwrap()
+        };
+        assert_eq!(release(std::os::unix::process::parent_id()), 0);
+        assert_eq!(release(u32::MAX), 1);
     }
 
     #[test]
