@@ -14,9 +14,10 @@ use crate::plan::Plan;
 /// Where the moments stand that no failure of a replay changes.
 const WINDOWS: &str = "recover windows shows which moments can be reached";
 
-/// The failure of a replay that stopped on its way, with the moments before that. Any other failure as it is.
+/// The failure of a replay that stopped on its way, with the moments before that. Any other failure as it is, and that of
+/// a standby, which has no moment to go to.
 pub(crate) fn told(err: anyhow::Error, plan: &Plan, site: &Site<'_>) -> anyhow::Error {
-    let Some(stopped) = err.downcast_ref::<Stopped>() else { return err };
+    let Some(stopped) = err.downcast_ref::<Stopped>().filter(|_| plan.standby.is_none()) else { return err };
     let known = look(stopped, plan, site).unwrap_or_else(|why| {
         tracing::debug!("the moments before the end of the replay are not known: {why:#}");
         WINDOWS.to_owned()
@@ -56,11 +57,13 @@ fn look(stopped: &Stopped, plan: &Plan, site: &Site<'_>) -> anyhow::Result<Strin
     };
     let way = if site.is_scratch() { "recover extract" } else { "after a rollback, recover run" };
     Ok(format!(
-        "{place}; the last commit before {before} is {} at {}: {way} --target-lsn {} goes up to it, and recover windows \
-         shows the other moments",
+        "{place}; the last commit before {before} is {} at {}: {way} --target-lsn {} --target-timeline {} goes up to it, \
+         and recover windows shows the other moments",
         last.xid,
         last.time.format("%Y-%m-%d %H:%M:%S%.6fZ"),
-        last.lsn
+        last.lsn,
+        // The position is one of this timeline; the newest, which is taken otherwise, may be another.
+        plan.timeline
     ))
 }
 

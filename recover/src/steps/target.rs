@@ -130,12 +130,17 @@ fn refuse_damage(facts: &Facts, decision: &Decision, located: &Located) -> Resul
     if !start.is_some_and(|start| decision.route.continues_after(&known, start)) {
         return Ok(());
     }
-    let before = located.last_before.map_or_else(
-        || "--target-immediate recovers to the end of the backup".to_owned(),
-        |last| format!("--target-lsn {} recovers to the last commit before it", last.lsn),
-    );
+    let before = before_damage(located.last_before.map(|last| last.lsn), decision.backup.span.stop_lsn);
     Err(Advice::refused(format!("{segment} is damaged, and there is WAL behind it: {why}"))
         .hint(format!("bring back a good copy of that segment; {before}")))
+}
+
+/// The option that goes as far as damage lets it. Before the backup's own end nothing is consistent.
+fn before_damage(last_commit: Option<Lsn>, consistent: Lsn) -> String {
+    last_commit.filter(|lsn| *lsn >= consistent).map_or_else(
+        || "--target-immediate recovers to the end of the backup".to_owned(),
+        |lsn| format!("--target-lsn {lsn} recovers to the last commit before it"),
+    )
 }
 
 /// A scratch cluster writes nowhere but in its own folder, also where the place of a tablespace is free.
@@ -248,6 +253,15 @@ mod tests {
         assert!(nothing_outside(&made("/nowhere")).is_err());
         assert!(nothing_outside(&made("")).is_ok());
         assert!(nothing_outside(&[]).is_ok());
+    }
+
+    #[test]
+    fn a_commit_from_before_the_backup_was_consistent_is_no_target() {
+        let consistent = Lsn(0x300);
+        assert!(before_damage(Some(Lsn(0x300)), consistent).starts_with("--target-lsn 0/300 "));
+        for unreachable in [Some(Lsn(0x2FF)), None] {
+            assert!(before_damage(unreachable, consistent).starts_with("--target-immediate "));
+        }
     }
 
     #[test]
