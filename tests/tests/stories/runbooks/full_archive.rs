@@ -71,6 +71,7 @@ fn told(book: &mut Book, disk: Option<&Disk>) -> Result<()> {
         book.run(command)?;
     }
     book.run("verify backup --all")?;
+    book.run("recover check")?;
     book.run("df -h")?;
     book.run("recover run")?;
     cluster.stop(StopMode::Immediate)
