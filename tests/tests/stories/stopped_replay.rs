@@ -26,7 +26,8 @@ fn it_tells_why_and_goes_on_when_that_is_gone() -> Result<()> {
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)?;
 
-    let words = ["does not exist", "make that directory", "recover continue", "the last commit before", "--target-timeline 1"];
+    let words =
+        ["does not exist", "make that directory", "recover continue", "the last commit before", "--target-timeline 1"];
     let ran = thread::scope(|scope| {
         // Step 1 would see that it is gone: so it goes when the old cluster is aside.
         let (folder, own) = (sandbox.path(), format!("{}.before-", name(&cluster)?));
