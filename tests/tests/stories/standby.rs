@@ -46,3 +46,26 @@ fn a_standby_from_the_repository_streams() -> Result<()> {
     ensure!(standby.sql("select count(*) from t")? == "3001");
     standby.stop(StopMode::Immediate)
 }
+
+/// A primary that nobody reaches, as after the loss of a whole site: the standby comes up out of the archive alone, and
+/// what is wrong is told.
+#[test]
+fn a_standby_without_its_primary_lives_on_the_archive() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let primary = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    primary.sql("create table t as select generate_series(1, 1000) as n")?;
+    primary.backup(&[])?;
+    primary.sql("insert into t select generate_series(1001, 2000)")?;
+    let conninfo = format!("host={} port={} user=postgres", primary.socket_dir()?, primary.port()?);
+    let last = primary.switch_wal()?;
+    primary.require_archived(&last)?;
+    primary.stop(StopMode::Immediate)?;
+
+    let standby = Cluster::at(&sandbox, &sandbox.path().join("second"), Some(&repo));
+    let port = sandbox.new_port().to_string();
+    let ran = standby.try_recover(&["--standby", "-p", &port, "--primary-conninfo", &conninfo])?;
+    ran.expect_code(3)?.prints(&["stands by", "does not stream from its primary", "stays a standby"])?;
+    ensure!(standby.sql("select pg_is_in_recovery(), count(*) from t")? == "t|2000");
+    standby.stop(StopMode::Immediate)
+}
