@@ -6,6 +6,7 @@ mod prefetch;
 mod repositories;
 
 use anyhow::{Context, Result};
+use common::sys::passing;
 use e2e::cluster::Recipe;
 use e2e::{Cluster, Ran, Repo, Sandbox};
 
@@ -29,7 +30,7 @@ impl Backlog {
         backlog.cluster.end_segment()?;
         let status = backlog.cluster.pgdata().join("pg_wal/archive_status");
         for name in backlog.marks(".ready")? {
-            std::fs::rename(status.join(format!("{name}.ready")), status.join(format!("{name}.done")))?;
+            passing::rename(&status.join(format!("{name}.ready")), &status.join(format!("{name}.done")))?;
         }
         for _ in 0..segments {
             backlog.cluster.sql("insert into t select n, md5(n::text) from generate_series(1, 500) n")?;
