@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,6 +113,9 @@ impl Scene<'_> {
         }
         let lines: Vec<_> = lines.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         server.configure(&lines)?;
+        if std::env::var_os("FILL").is_some() {
+            self.fill_memory()?;
+        }
         nix::unistd::sync();
         let (started, peak) = prefetcher::watched(&place, || server.start());
         self.peak.set(peak.max(self.peak.get()));
@@ -119,6 +123,21 @@ impl Scene<'_> {
         started.with_context(|| log.clone())?;
         server.stop(StopMode::Immediate)?;
         Ok(Cost { wall: redo(&log).with_context(|| format!("no redo in the log:\n{log}"))?, ..Cost::default() })
+    }
+
+    /// Fills the free memory with the pages of a file, as a server that has been up for a while has it. The host of a virtual
+    /// machine takes free memory back, and whoever touches it first waits: that would be everybody's cost by chance.
+    fn fill_memory(&self) -> Result<()> {
+        let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+        let free = text.lines().find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix(" kB"));
+        let more = free.context("no MemFree in /proc/meminfo")?.parse::<u64>()? << 10;
+        let path = self.stage.sandbox.path().join("filling");
+        let mut file = fs::File::options().read(true).append(true).create(true).open(path)?;
+        // It has no blocks on the disk, and is read behind what is in memory already.
+        let end = file.metadata()?.len();
+        file.set_len(end + more)?;
+        file.seek(SeekFrom::Start(end))?;
+        io::copy(&mut file, &mut io::sink()).context("fill the memory").map(drop)
     }
 
     fn copy_segments(&self, folder: &Path) -> Result<()> {
