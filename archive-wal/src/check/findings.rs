@@ -172,7 +172,7 @@ fn server(state: &State, patience: Duration) -> Vec<Finding> {
 const SETUP: &str = "archive-wal setup shows what the server needs, and --apply changes it";
 
 /// Whether the last thing that the archiver did was to fail.
-fn is_failing(failed: Option<DateTime<Utc>>, archived: Option<DateTime<Utc>>) -> bool {
+pub(super) fn is_failing(failed: Option<DateTime<Utc>>, archived: Option<DateTime<Utc>>) -> bool {
     failed.is_some_and(|failed| archived.is_none_or(|archived| failed > archived))
 }
 

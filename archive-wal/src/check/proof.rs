@@ -12,13 +12,19 @@ use common::archive::{Identity, Repository};
 use common::arrival::{self, Watch};
 use common::pg::{ArchiveName, WalSegmentName};
 use common::report::{Cancel, ExitClass, message_of};
+use common::server::backup::archiver_status;
 use common::sys::clock::{Deadline, Stopwatch, poll};
 use serde::Serialize;
 
+use super::findings::is_failing;
 use super::gather::Server;
 
 /// How often it is looked whether the archiver has made a new repository.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the archiver may take to tell of a file: it does so when `archive_command` has ended, and its account can be
+/// read a moment later (`src/backend/postmaster/pgarch.c`, and the statistics collector before 15).
+const ACCOUNT_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What became of the proof.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -67,6 +73,11 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Whether it is there and is what it must be.
+    fn is_good(self) -> bool {
+        matches!(self, Self::Same | Self::Valid)
+    }
+
     /// In the words of the table.
     pub(crate) fn words(self) -> &'static str {
         match self {
@@ -92,7 +103,20 @@ pub(crate) fn prove(server: &mut Server, ctx: &Context) -> anyhow::Result<Option
     let size = server.identity.segment_size;
     let segment = arrival::newest_finished(&mut server.session, &server.facts, size)?;
     let repositories = segment.map(|segment| follow_all(segment, server, ctx)).transpose()?.unwrap_or_default();
+    if archives && repositories.iter().all(|arrival| arrival.result.is_good()) {
+        hear_the_archiver(server, ctx)?;
+    }
     Ok(Some(Proof { segment: segment.map(|segment| segment.to_string()), switched, repositories }))
+}
+
+/// Waits until the archiver's last word is not a failure, where that is so within a moment: what has arrived is there
+/// before the archiver says so.
+fn hear_the_archiver(server: &mut Server, ctx: &Context) -> anyhow::Result<()> {
+    let heard = || {
+        let archiver = archiver_status(&mut server.session)?;
+        Ok((!is_failing(archiver.last_failed_time, archiver.last_archived_time)).then_some(()))
+    };
+    poll(Deadline::after(ACCOUNT_WAIT_MAX), PAUSE, &ctx.cancel, heard).map(drop)
 }
 
 /// Follows the segment into every repository.
