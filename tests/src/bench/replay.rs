@@ -113,9 +113,7 @@ impl Scene<'_> {
         }
         let lines: Vec<_> = lines.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         server.configure(&lines)?;
-        if std::env::var_os("FILL").is_some() {
-            self.fill_memory()?;
-        }
+        self.fill_memory()?;
         nix::unistd::sync();
         let (started, peak) = prefetcher::watched(&place, || server.start());
         self.peak.set(peak.max(self.peak.get()));

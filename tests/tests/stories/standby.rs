@@ -1,4 +1,4 @@
-//! A new standby out of the repository, of a primary that runs.
+//! A new standby out of the repository, of a primary that runs or is lost.
 
 use std::fs;
 
@@ -6,15 +6,21 @@ use anyhow::{Result, ensure};
 use e2e::cluster::Recipe;
 use e2e::{Cluster, Repo, Sandbox, StopMode, wait};
 
-/// It takes what is archived from the repository, and then streams, through its slot, what is not.
-#[test]
-fn a_standby_from_the_repository_streams() -> Result<()> {
+/// A primary with a thousand rows in its backup, and a thousand after it.
+fn scene() -> Result<(Sandbox, Repo, Cluster)> {
     let sandbox = Sandbox::new()?;
     let repo = Repo::new(&sandbox, "repo")?;
     let primary = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
     primary.sql("create table t as select generate_series(1, 1000) as n")?;
     primary.backup(&[])?;
     primary.sql("insert into t select generate_series(1001, 2000)")?;
+    Ok((sandbox, repo, primary))
+}
+
+/// It takes what is archived from the repository, and then streams, through its slot, what is not.
+#[test]
+fn a_standby_from_the_repository_streams() -> Result<()> {
+    let (sandbox, repo, primary) = scene()?;
     primary.sql("select pg_create_physical_replication_slot('second')")?;
 
     let standby = Cluster::at(&sandbox, &sandbox.path().join("second"), Some(&repo));
@@ -51,12 +57,7 @@ fn a_standby_from_the_repository_streams() -> Result<()> {
 /// what is wrong is told.
 #[test]
 fn a_standby_without_its_primary_lives_on_the_archive() -> Result<()> {
-    let sandbox = Sandbox::new()?;
-    let repo = Repo::new(&sandbox, "repo")?;
-    let primary = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
-    primary.sql("create table t as select generate_series(1, 1000) as n")?;
-    primary.backup(&[])?;
-    primary.sql("insert into t select generate_series(1001, 2000)")?;
+    let (sandbox, repo, primary) = scene()?;
     let conninfo = format!("host={} port={} user=postgres", primary.socket_dir()?, primary.port()?);
     let last = primary.switch_wal()?;
     primary.require_archived(&last)?;
