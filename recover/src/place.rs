@@ -14,8 +14,8 @@ use common::sys::{durable, identity, space};
 /// How many links one after the other are followed to a directory that is not there, as the kernel does.
 const LINKS_MAX: u32 = 40;
 
-/// The data directory and the folder beside it, `DIR.holdfast` (for a mount point in it, `DIR/.holdfast`), which holds the journal, the plan for restore-wal and
-/// the log of the first start.
+/// The data directory and the folder beside it, `DIR.holdfast` (for a mount point in it, `DIR/.holdfast`), which holds the
+/// journal, the plan for restore-wal and the log of the first start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// The data directory: absolute, links followed as far as it exists.

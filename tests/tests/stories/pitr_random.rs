@@ -182,23 +182,33 @@ impl Recovery<'_> {
     /// Recovers; killed after a while, by one of three ways out.
     fn run(&mut self, kill: Option<Duration>, random: &mut fastrand::Rng, count: &mut Count) -> Result<()> {
         let command = rehearsal(self.place, &[&["run"], &self.options[..]].concat())?;
+        // An earlier recovery that was not rolled back is over as well, and is not this one.
+        let before = began(&recover_status(self.place)?);
         let ran = match kill {
             Some(delay) => process::run_and_kill(&mut command.command()?, delay)?,
             None => command.run()?,
         };
         if ran.signal.is_some() {
             count.killed += 1;
-            self.go_on(&command, random, count)?;
+            self.go_on(before, &command, random, count)?;
         } else {
             self.usual = ran.success()?.took;
         }
         self.place.wait_promoted()
     }
 
-    fn go_on(&self, command: &Rehearsal, random: &mut fastrand::Rng, count: &mut Count) -> Result<()> {
+    /// What follows a kill; `before` is when the recovery before this one began.
+    fn go_on(
+        &self,
+        before: Option<String>,
+        command: &Rehearsal,
+        random: &mut fastrand::Rng,
+        count: &mut Count,
+    ) -> Result<()> {
         let status = recover_status(self.place)?;
         let next = status.pointer("/next").map(ToString::to_string).unwrap_or_default();
-        if status.pointer("/stage").is_some_and(|stage| stage == "done") {
+        let is_ours = began(&status) != before;
+        if is_ours && status.pointer("/stage").is_some_and(|stage| stage == "done") {
             return Ok(());
         }
         if !next.contains("--resume") {
@@ -236,6 +246,11 @@ impl Recovery<'_> {
 
 fn recover_status(place: &Cluster) -> Result<serde_json::Value> {
     place.sandbox().run("recover", &["status", "-D", place.pgdata_arg()?, "--json"])?.success()?.json()
+}
+
+/// When the recovery began that this status tells of; none where there was none yet.
+fn began(status: &serde_json::Value) -> Option<String> {
+    status.pointer("/began").map(ToString::to_string)
 }
 
 fn now(cluster: &Cluster) -> Result<DateTime<Utc>> {
