@@ -31,6 +31,7 @@ mod plan;
 mod renew;
 mod report;
 mod report_file;
+mod restart;
 mod resume;
 mod rollback;
 mod run;

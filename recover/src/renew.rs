@@ -5,8 +5,6 @@
 //! goes through a recovery of its own to the end of its own timeline, and comes out on one that is newer than all. It
 //! loses nothing: what it replays is what it wrote.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use common::app::Context;
 use common::archive::identity::read_control;
@@ -14,23 +12,17 @@ use common::restore::follow::{Arrival, RECOVERY_SIGNAL, Recovery};
 use common::restore::settings::{self, Replay, TargetAction, appended_to};
 use common::restore::target::Target;
 use common::server::backup::switch_wal;
-use common::server::{self, Programs, Session, StartOptions};
-use common::sys::clock::{Deadline, poll};
-use common::sys::{durable, process};
+use common::server::{self, Programs, Session};
+use common::sys::process;
 
 use crate::cli::Cli;
 use crate::journal::{Journal, Renewal};
 use crate::place::Place;
+use crate::restart;
 use crate::service::Service;
 use crate::steps::check::connection;
 use crate::steps::configure::{AUTO_CONF, read_if_there, restore_command, write};
 use crate::verbatim::Verbatim;
-
-/// How long a launched server may take to show itself.
-const LAUNCH_WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// Between two looks.
-const LAUNCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Brings the cluster onto a newer timeline; its server runs afterwards if `runs`. Safe to repeat.
 pub(crate) fn run(
@@ -43,7 +35,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let renewal = prepare(journal, place, programs, ctx)?;
     if server::running(&place.pgdata)?.is_none() {
-        start(journal, place, programs, ctx)?;
+        restart::launch(journal, place, programs, ctx)?;
     }
     let recovery = Recovery {
         pgdata: &place.pgdata,
@@ -126,19 +118,4 @@ fn end_segment(place: &Place, cli: &Cli, ctx: &Context) {
     if let Err(err) = ended {
         tracing::warn!("the server's first segment on its new timeline is not ended: {err:#}");
     }
-}
-
-/// Starts the old server as it was started before, as far as its files tell.
-pub(crate) fn start(journal: &Journal, place: &Place, programs: &Programs, ctx: &Context) -> anyhow::Result<()> {
-    if server::running(&place.pgdata)?.is_some() {
-        return Ok(());
-    }
-    let log = place.rollback_log();
-    durable::replace(&log, b"", 0o600).with_context(|| format!("write {}", log.display()))?;
-    let options = StartOptions { config_file: journal.plan.config_file.clone(), settings: Vec::new(), log };
-    Service::of(&journal.plan, ctx).start(programs, &place.pgdata, &options, &ctx.cancel)?;
-    // A server that was killed has left its pid file, which says nothing of the new one. What does not come up is told by
-    // whoever waits for it.
-    let up = || Ok(server::running(&place.pgdata)?.map(drop));
-    poll(Deadline::after(LAUNCH_WAIT_MAX), LAUNCH_PAUSE, &ctx.cancel, up).map(drop)
 }

@@ -8,11 +8,11 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use common::app::{Context, Outcome};
+use common::app::{Context, Outcome, hint_of};
 use common::archive::inventory;
 use common::pg::{ArchiveName, SegmentSize, TimelineId};
 use common::repo::records::AbandonedRecord;
-use common::report::{Advice, ExitClass};
+use common::report::{Advice, ExitClass, Interrupted, message_of};
 use common::restore::follow::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use common::server::{self, Programs};
 
@@ -23,6 +23,7 @@ use crate::journal::{Journal, Stage};
 use crate::lease;
 use crate::place::Place;
 use crate::renew;
+use crate::restart::{self, Standing};
 use crate::service::Service;
 use crate::steps;
 use crate::undo;
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     })?;
     if journal.stage == Stage::RolledBack {
         ctx.output.line("the recovery is undone already")?;
-        return report(&journal, &pgdata, ctx);
+        return report(&journal, None, &pgdata, ctx);
     }
     if let Some(cleaned) = journal.cleaned {
         let message = format!("the recovery of {pgdata} can no longer be undone: what it had set aside was removed");
@@ -59,8 +60,8 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     }
     let runs = touched && journal.was_running && journal.plan.replaces;
     if let Err(err) = settle(&mut journal, runs, &place, &programs, cli, ctx) {
-        if runs && server::running(&place.pgdata)?.is_none() {
-            renew::start(&journal, &place, &programs, ctx)?;
+        if runs && let Err(down) = restart::launch(&journal, &place, &programs, ctx) {
+            tracing::warn!("the old server does not start: {}", message_of(&down));
         }
         return Err(err.context(
             Advice::new(ExitClass::PartDone, format!("settle what the recovery of {pgdata} left in the repository")).hint(
@@ -69,14 +70,31 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
             ),
         ));
     }
+    let server = if runs { Some(bring_up(&journal, &place, &programs, ctx)?) } else { None };
     journal.reach(Stage::RolledBack, &place)?;
     if touched {
         lease::end_configured(&place, ctx);
     }
-    for line in lines(&journal, runs) {
+    for line in lines(&journal, server, &place) {
         ctx.output.line(&line)?;
     }
-    report(&journal, &pgdata, ctx)
+    report(&journal, server, &pgdata, ctx)
+}
+
+/// The old server is up again, or on its way.
+fn bring_up(journal: &Journal, place: &Place, programs: &Programs, ctx: &Context) -> anyhow::Result<Standing> {
+    let up = restart::launch(journal, place, programs, ctx).and_then(|()| restart::await_ready(place, ctx));
+    up.map_err(|err| {
+        if err.downcast_ref::<Interrupted>().is_some() {
+            return err.context("wait for the old server, which goes on by itself");
+        }
+        let message = format!("the cluster in {} is as it was, and its server does not run", place.pgdata.display());
+        let hint = match hint_of(&err) {
+            Some(hint) => format!("{hint}; see to that, then call recover rollback again"),
+            None => "see to that, then call recover rollback again".to_owned(),
+        };
+        err.context(Advice::new(ExitClass::PartDone, message).hint(hint))
+    })
 }
 
 /// Undoes a recovery that was cut short, so that the same call can begin anew; answers its journal. The old server stays
@@ -101,8 +119,8 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
     Ok(Some(journal))
 }
 
-/// What is left once the files are back: the repository learns which timeline is given up, the old cluster gets a newer
-/// one, and its server runs if it ran before.
+/// What is left once the files are back: the repository learns which timeline is given up, and the old cluster gets a
+/// newer one if it is there.
 fn settle(
     journal: &mut Journal,
     runs: bool,
@@ -120,7 +138,7 @@ fn settle(
     if archived && journal.plan.replaces && (journal.renewal.is_some() || !follows) {
         return renew::run(journal, runs, place, programs, cli, ctx);
     }
-    if runs { renew::start(journal, place, programs, ctx) } else { Ok(()) }
+    Ok(())
 }
 
 /// Where the timeline is in the repository, marks it there, so that no later recovery follows it; whether it is. One that
@@ -187,7 +205,7 @@ fn discarded_line(path: &Path) -> String {
     format!("what the recovery made is in {}; recover cleanup removes it", path.display())
 }
 
-fn lines(journal: &Journal, runs: bool) -> Vec<String> {
+fn lines(journal: &Journal, server: Option<Standing>, place: &Place) -> Vec<String> {
     let pgdata = journal.plan.pgdata.display();
     let mut lines = vec![if journal.plan.replaces {
         format!("the cluster in {pgdata} is as it was")
@@ -202,18 +220,21 @@ fn lines(journal: &Journal, runs: bool) -> Vec<String> {
         ));
         lines.push("take a new base backup soon; standbys that followed the recovery must be made anew".to_owned());
     }
-    if runs {
-        lines.push(if journal.renewal.is_some() { "its server runs" } else { "its server is starting" }.to_owned());
-    }
+    lines.extend(server.map(|standing| match standing {
+        Standing::Ready => "its server runs".to_owned(),
+        Standing::Starting => {
+            format!("its server is still starting: {} tells how far it is", place.rollback_log().display())
+        }
+    }));
     lines
 }
 
-fn report(journal: &Journal, pgdata: &str, ctx: &Context) -> anyhow::Result<Outcome> {
+fn report(journal: &Journal, server: Option<Standing>, pgdata: &str, ctx: &Context) -> anyhow::Result<Outcome> {
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({
             "pgdata": pgdata, "stage": journal.stage, "discarded": undo::set_aside(journal),
             "abandoned_timeline": journal.new_timeline,
-            "timeline": journal.renewal.as_ref().and_then(|renewal| renewal.to),
+            "timeline": journal.renewal.as_ref().and_then(|renewal| renewal.to), "server": server,
         }))?;
     }
     Ok(Outcome::Done)

@@ -5,9 +5,10 @@
 //! (`StartupXLOG` in `src/backend/access/transam/xlog.c`). So no connection is needed to know how it ended.
 
 pub mod causes;
+pub mod last_words;
 mod replay;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,9 +44,6 @@ const TIME_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a standby may stand still before it streams.
 const STREAM_WAIT_MAX: Duration = Duration::from_secs(30);
-
-/// How much of the log's end is read for the reason of a failure, in bytes.
-const LOG_TAIL_BYTES: u64 = 64 << 10;
 
 /// What is followed.
 pub struct Recovery<'a> {
@@ -211,7 +209,7 @@ impl Recovery<'_> {
     /// Waits for the pid file. Without one after a while, or with a process that is gone, the rest is `follow`'s.
     fn wait_for_launch(&self) -> anyhow::Result<()> {
         poll(Deadline::after(LAUNCH_WAIT_MAX), PAUSE, self.cancel, || {
-            let launched = self.pgdata.join("postmaster.pid").exists() || self.log_has_fatal();
+            let launched = self.pgdata.join("postmaster.pid").exists() || last_words::tell_of_an_end(self.log);
             Ok(launched.then_some(()))
         })?;
         Ok(())
@@ -320,21 +318,10 @@ impl Recovery<'_> {
         Ok(arrived.then_some(Arrival::StandsBy { at, streams }))
     }
 
-    fn log_has_fatal(&self) -> bool {
-        read_end(self.log).is_some_and(|lines| lines.iter().any(|line| is_fatal(line)))
-    }
-
-    /// The log that tells why the server is gone: its own, unless its last word there was not why and a collector took
-    /// over.
-    fn telling_log(&self) -> PathBuf {
-        let collected = collected_log(self.pgdata).filter(|_| !self.log_has_fatal());
-        collected.unwrap_or_else(|| self.log.to_path_buf())
-    }
-
     /// Why the server is gone: the last words of its log, and what helps.
     fn failure(&self, segment: Option<WalSegmentName>) -> anyhow::Error {
-        let log = self.telling_log();
-        let words = last_words(&log);
+        let log = last_words::telling_log(self.pgdata, self.log);
+        let words = last_words::of(&log);
         let told = format!("its log is {}", log.display());
         let hint = match causes::help(&words) {
             Some(help) => format!("{help}; {told}"),
@@ -367,23 +354,6 @@ impl Default for Watched {
     }
 }
 
-/// What a server that failed said at last: the line of restore-wal that it failed with, its own line, and the details
-/// and hints that follow that one. Empty where there is no log.
-pub fn last_words(log: &Path) -> String {
-    let lines = read_end(log).unwrap_or_default();
-    let ours = lines.iter().rev().find(|line| line.contains("restore-wal: "));
-    let fatal = lines.iter().rposition(|line| is_fatal(line));
-    let own = match fatal {
-        Some(at) => {
-            let rest = lines.iter().skip(at + 1).take_while(|line| is_detail(line));
-            lines.get(at).into_iter().chain(rest).collect()
-        }
-        None => lines.last().into_iter().collect::<Vec<_>>(),
-    };
-    let words: Vec<&str> = ours.into_iter().chain(own).map(|line| line.trim()).collect();
-    words.join("; ")
-}
-
 /// The record that a server was replaying when it said this (`rm_redo_error_callback` in
 /// `src/backend/access/transam/xlogrecovery.c`). Where these words are translated, or left out, there is none.
 fn record_in(words: &str) -> Option<Lsn> {
@@ -391,51 +361,9 @@ fn record_in(words: &str) -> Option<Lsn> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// A line that belongs to the one before it.
-fn is_detail(line: &str) -> bool {
-    ["DETAIL: ", "HINT: ", "CONTEXT: "].iter().any(|word| line.contains(word))
-}
-
-/// Where a server with a logging collector writes its text log, once it does (`LOG_METAINFO_DATAFILE` in
-/// `src/include/postmaster/syslogger.h`). A backup brings that of its original, which stays until the server has read its
-/// configuration: what a server says before that is in its own log.
-fn collected_log(pgdata: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(pgdata.join("current_logfiles")).ok()?;
-    let name = text.lines().find_map(|line| line.strip_prefix("stderr "))?;
-    Some(pgdata.join(name))
-}
-
-/// A line with which a server ends. Severities are translated in some installations; then the last line serves.
-fn is_fatal(line: &str) -> bool {
-    line.contains("FATAL: ") || line.contains("PANIC: ")
-}
-
-fn read_end(path: &Path) -> Option<Vec<String>> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let mut file = std::fs::File::open(path).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_words_are_those_of_the_failure() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("log");
-        assert_eq!(last_words(&log), "");
-        let text = "LOG:  starting\nrestore-wal: it is damaged\nFATAL:  could not restore file\nDETAIL:  code 201\n\
-                    LOG:  database system is shut down\n";
-        crate::sys::durable::replace(&log, text.as_bytes(), 0o600).unwrap();
-        assert_eq!(last_words(&log), "restore-wal: it is damaged; FATAL:  could not restore file; DETAIL:  code 201");
-        crate::sys::durable::replace(&log, "ПРОТОКОЛ\nФАТАЛЬНО\n".as_bytes(), 0o600).unwrap();
-        assert_eq!(last_words(&log), "ФАТАЛЬНО");
-    }
 
     #[test]
     fn knows_the_record_that_a_server_ended_at() {
@@ -444,16 +372,5 @@ mod tests {
         assert_eq!(record_in(words), Some(Lsn(0x04A3_F0C8)));
         assert_eq!(record_in("CONTEXT:  WAL redo at some place"), None);
         assert_eq!(record_in("FATAL:  could not restore file"), None);
-    }
-
-    #[test]
-    fn finds_the_collected_log() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(collected_log(dir.path()), None);
-        let name = dir.path().join("current_logfiles");
-        crate::sys::durable::replace(&name, b"stderr log/a.log\ncsvlog log/a.csv\n", 0o600).unwrap();
-        assert_eq!(collected_log(dir.path()), Some(dir.path().join("log/a.log")));
-        crate::sys::durable::replace(&name, b"csvlog log/a.csv\n", 0o600).unwrap();
-        assert_eq!(collected_log(dir.path()), None);
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> 
             examine(&mut session, &journal.plan, site, &mut verified)?;
             let has_primary = journal.plan.standby.as_ref().is_some_and(|it| it.primary_conninfo.is_some());
             if has_primary && !streams {
-                verified.findings.push(silence(*at, &last_words(&site.place.start_log())));
+                verified.findings.push(silence(*at, &last_words::of(&site.place.start_log())));
             }
             journal.reach(Stage::Done, &site.place)?;
         }

@@ -1,5 +1,7 @@
 //! A recovery is undone: the preserved cluster is back, and what was abandoned never returns.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Recipe;
 use e2e::{Cluster, Oracle, Repo, Sandbox, Workload, wait, workload};
@@ -31,9 +33,7 @@ fn the_preserved_cluster_comes_back() -> Result<()> {
 
     let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
     sandbox.run("recover", &args)?.success()?;
-    // The server ran before, so it runs again.
-    wait::until("the server is back", || Ok(cluster.is_running()))?;
-    cluster.wait_promoted()?;
+    // The server ran before, so it runs again, and takes sessions.
     workload::same_orders(&workload::orders(&cluster)?, &before).context("after the rollback")?;
 
     // Life goes on, is archived, and is what "latest" means.
@@ -105,6 +105,33 @@ fn a_server_that_was_down_is_down_again() -> Result<()> {
 }
 
 /// Nothing goes before the user has said so; killed in the middle it goes on; afterwards there is no way back.
+#[test]
+fn an_old_server_that_does_not_come_up_is_told_of() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table t as select 7 as n")?;
+    cluster.backup(&[])?;
+    let place = ["-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres"];
+    let recover = |words: &[&str]| sandbox.run("recover", &[words, &place].concat());
+    recover(&["run", "--target-immediate", "--no-start", "--yes"])?.success()?;
+    let preserved = recover(&["status", "--json"])?.json()?;
+    let preserved = preserved.pointer("/preserved").and_then(|path| path.as_str()).context("what is preserved")?;
+    let conf = Path::new(preserved).join("postgresql.conf");
+    let good = std::fs::read(&conf)?;
+    sandbox.write(&conf, &[&good[..], b"\nshared_preload_libraries = 'no_such_library'\n"].concat())?;
+
+    recover(&["rollback"])?.expect_code(4)?.says(&["its server does not run", "no_such_library", "rollback again"])?;
+    ensure!(!cluster.is_running());
+    sandbox.write(&cluster.pgdata().join("postgresql.conf"), &good)?;
+    let told = recover(&["rollback", "--json"])?.success()?.json()?;
+    ensure!(told.pointer("/server").is_some_and(|server| server == "ready"), "{told}");
+    ensure!(cluster.sql("select n from t")? == "7");
+    let told = recover(&["rollback", "--json"])?.success()?.json()?;
+    ensure!(told.pointer("/server").is_some_and(serde_json::Value::is_null), "a second time: {told}");
+    Ok(())
+}
+
 #[test]
 fn cleaning_up_is_for_good() -> Result<()> {
     let sandbox = Sandbox::new()?;

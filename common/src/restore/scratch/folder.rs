@@ -153,11 +153,17 @@ impl Folder {
     }
 }
 
-/// Makes the folder and takes its lock.
+/// Makes the folder and takes its lock; leaves nothing after an error.
 fn make_locked(path: &Path) -> std::io::Result<Option<FileLock>> {
     DirBuilder::new().mode(0o700).create(path)?;
-    private::is_there(path)?;
-    FileLock::try_exclusive(&path.join(LOCK))
+    let lock = path.join(LOCK);
+    let locked = private::is_there(path).and_then(|_| FileLock::try_exclusive(&lock));
+    if locked.is_err() {
+        // Whoever clears up may have been here before.
+        drop(passing::remove(&lock));
+        drop(passing::remove_empty_dir(path));
+    }
+    locked
 }
 
 /// A process that has not yet seen that its work is over may make another file in a folder that is being removed.
