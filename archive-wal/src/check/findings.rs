@@ -130,7 +130,7 @@ fn server(state: &State, patience: Duration) -> Vec<Finding> {
         findings
             .push(Finding::problem(Kind::ArchivingOff, "archive_command is empty: nothing is archived").hint(SETUP));
     }
-    if archives && is_failing(archiver.last_failed_time, archiver.last_archived_time) {
+    if archives && archiver.is_failing() {
         let file = archiver.last_failed.as_deref().unwrap_or("a file");
         let ago = archiver.last_failed_time.map(|time| age(state.backlog.now, time)).unwrap_or_default();
         let what = format!("the archiver fails: {} times, last on {file}{ago}", archiver.failed_count);
@@ -170,11 +170,6 @@ fn server(state: &State, patience: Duration) -> Vec<Finding> {
 }
 
 const SETUP: &str = "archive-wal setup shows what the server needs, and --apply changes it";
-
-/// Whether the last thing that the archiver did was to fail.
-pub(super) fn is_failing(failed: Option<DateTime<Utc>>, archived: Option<DateTime<Utc>>) -> bool {
-    failed.is_some_and(|failed| archived.is_none_or(|archived| failed > archived))
-}
 
 fn waits_too_long(now: DateTime<Utc>, since: DateTime<Utc>, patience: Duration) -> bool {
     (now - since).to_std().is_ok_and(|waited| waited > patience)
@@ -286,20 +281,6 @@ mod tests {
 
     fn moment(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
-    }
-
-    #[rstest]
-    #[case(None, None, false)]
-    #[case(None, Some(1), false)]
-    #[case(Some(1), None, true)]
-    #[case(Some(1), Some(2), false)]
-    #[case(Some(2), Some(1), true)]
-    fn an_archiver_fails_when_that_was_its_last_deed(
-        #[case] failed: Option<i64>,
-        #[case] archived: Option<i64>,
-        #[case] expected: bool,
-    ) {
-        assert_eq!(is_failing(failed.map(moment), archived.map(moment)), expected);
     }
 
     #[rstest]

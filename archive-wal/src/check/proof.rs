@@ -16,7 +16,6 @@ use common::server::backup::archiver_status;
 use common::sys::clock::{Deadline, Stopwatch, poll};
 use serde::Serialize;
 
-use super::findings::is_failing;
 use super::gather::Server;
 
 /// How often it is looked whether the archiver has made a new repository.
@@ -112,10 +111,7 @@ pub(crate) fn prove(server: &mut Server, ctx: &Context) -> anyhow::Result<Option
 /// Waits until the archiver's last word is not a failure, where that is so within a moment: what has arrived is there
 /// before the archiver says so.
 fn hear_the_archiver(server: &mut Server, ctx: &Context) -> anyhow::Result<()> {
-    let heard = || {
-        let archiver = archiver_status(&mut server.session)?;
-        Ok((!is_failing(archiver.last_failed_time, archiver.last_archived_time)).then_some(()))
-    };
+    let heard = || Ok((!archiver_status(&mut server.session)?.is_failing()).then_some(()));
     poll(Deadline::after(ACCOUNT_WAIT_MAX), PAUSE, &ctx.cancel, heard).map(drop)
 }
 

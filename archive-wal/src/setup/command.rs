@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use clap::Parser as _;
+use clap::{Parser as _, ValueEnum as _};
 use common::app::{Environment, Origin, Settings};
 use common::restore::settings::archive_command;
 
@@ -22,15 +22,15 @@ pub(crate) enum Standing {
     Empty,
     /// It puts WAL into exactly the repositories that are configured.
     Serves,
-    /// It puts WAL into some of them, and nowhere else.
-    Lacks,
+    /// It puts WAL into some of them, and nowhere else. A longer command keeps these options of it.
+    Lacks(Vec<String>),
     /// It does something else: what.
     Other(String),
 }
 
 /// The command that calls `program` with the configuration at hand. What the configuration file says is left to that file,
-/// so that a change there takes effect; secrets are in no option.
-pub(crate) fn wanted(program: &Path, settings: &Settings) -> String {
+/// so that a change there takes effect; secrets are in no option. `kept` are options that the present command has.
+pub(crate) fn wanted(program: &Path, settings: &Settings, kept: &[String]) -> String {
     let mut words = Vec::new();
     if let Some(file) = &settings.config_file {
         words.extend(["--config".to_owned(), file.display().to_string()]);
@@ -42,7 +42,22 @@ pub(crate) fn wanted(program: &Path, settings: &Settings) -> String {
     if matches!(settings.cluster.origin, Origin::Flag(_) | Origin::Variable(_)) {
         words.extend(["--cluster".to_owned(), settings.cluster.value.to_string()]);
     }
+    words.extend_from_slice(kept);
     archive_command(program, &words)
+}
+
+/// The options of a call that say neither where the WAL goes nor whose it is. `--after-upgrade` is for once.
+fn own_options(cli: &Cli) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(batch) = cli.batch {
+        words.extend(["--batch".to_owned(), batch.to_string()]);
+    }
+    if let Some(format) = cli.common.log_format.and_then(|format| format.to_possible_value()) {
+        words.extend(["--log-format".to_owned(), format.get_name().to_owned()]);
+    }
+    words.extend((0..cli.common.verbose).map(|_| "--verbose".to_owned()));
+    words.extend(cli.common.quiet.then(|| "--quiet".to_owned()));
+    words
 }
 
 /// What `command` does. The server runs it in `pgdata`; what its environment adds is not known and taken for nothing.
@@ -69,7 +84,7 @@ pub(crate) fn standing(command: &str, wanted: &Settings, pgdata: &Path) -> Stand
     match theirs.difference(&ours).next() {
         Some(further) => Standing::Other(format!("it archives into {further}, which is not configured here")),
         None if theirs == ours => Standing::Serves,
-        None => Standing::Lacks,
+        None => Standing::Lacks(own_options(&cli)),
     }
 }
 
@@ -151,10 +166,18 @@ mod tests {
     #[case(" ", Standing::Empty)]
     #[case("archive-wal --repo /a --repo /b %p", Standing::Serves)]
     #[case("/usr/bin/archive-wal --repo=/b --repo '/a' \"%p\"", Standing::Serves)]
-    #[case("archive-wal --repo /a %p", Standing::Lacks)]
+    #[case("archive-wal --repo /a %p", Standing::Lacks(Vec::new()))]
     #[case("archive-wal -v --repo file:///a --repo /b/ %p", Standing::Serves)]
     fn commands_of_ours(#[case] command: &str, #[case] expected: Standing) {
         assert_eq!(standing(command, &by_flag(&["/a", "/b"]), Path::new("/pg")), expected);
+    }
+
+    #[rstest]
+    #[case("archive-wal -b4 --repo /a -vv --log-format=json %p", "--batch 4 --log-format json --verbose --verbose")]
+    #[case("archive-wal --after-upgrade --repo /a --quiet %p --batch 1", "--batch 1 --quiet")]
+    fn a_longer_command_keeps_options(#[case] command: &str, #[case] options: &str) {
+        let kept = words(options).unwrap();
+        assert_eq!(standing(command, &by_flag(&["/a", "/b"]), Path::new("/pg")), Standing::Lacks(kept));
     }
 
     #[rstest]
@@ -188,10 +211,10 @@ mod tests {
         let mut settings = settings(&["/a"], &in_file);
         settings.config_file = Some("/etc/h.toml".into());
         settings.conninfo = Some("host=x password=hush".to_owned());
-        assert_eq!(wanted(Path::new("/b/archive-wal"), &settings), "'/b/archive-wal' '--config' '/etc/h.toml' %p");
+        assert_eq!(wanted(Path::new("/b/archive-wal"), &settings, &[]), "'/b/archive-wal' '--config' '/etc/h.toml' %p");
         settings.cluster = Sourced { value: "x".parse().unwrap(), origin: Origin::Flag("--cluster") };
         assert_eq!(
-            wanted(Path::new("/b/archive-wal"), &settings),
+            wanted(Path::new("/b/archive-wal"), &settings, &[]),
             "'/b/archive-wal' '--config' '/etc/h.toml' '--cluster' 'x' %p"
         );
     }
@@ -201,10 +224,11 @@ mod tests {
         fn what_is_wanted_serves_itself(
             program in "/[a-z '%\"$]{0,9}",
             urls in proptest::collection::btree_set("/[a-z '%\\\\\"$`&]{0,9}[a-z]", 1..4),
+            kept in prop_oneof![Just(Vec::new()), Just(vec!["--batch".to_owned(), "4".to_owned()])],
         ) {
             let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
             let settings = by_flag(&urls);
-            let command = wanted(&Path::new(&program).join("archive-wal"), &settings);
+            let command = wanted(&Path::new(&program).join("archive-wal"), &settings, &kept);
             prop_assert_eq!(standing(&command, &settings, Path::new("/pg")), Standing::Serves, "{}", command);
         }
 

@@ -35,8 +35,8 @@ pub(crate) struct Site {
     pub(crate) owner: Owner,
     /// Whether the role may change settings.
     pub(crate) superuser: bool,
-    /// The command that is needed.
-    pub(crate) archive_command: String,
+    /// Where this program is.
+    program: PathBuf,
     /// What the configuration at hand says.
     settings: common::app::Settings,
 }
@@ -47,14 +47,13 @@ pub(crate) fn site(session: &mut Session, ctx: &Context) -> anyhow::Result<Site>
     let (pgdata, _) = server_files::reach(&facts, ctx)?;
     let metadata = pgdata.metadata().with_context(|| format!("look at {}", pgdata.display()))?;
     let owner = Owner { user: identity::name_of_user(metadata.uid()), mode: 0o700 | metadata.mode() & 0o050 };
-    let program = std::env::current_exe().context("find out where this program is")?;
     let superuser = session.value("SELECT current_setting('is_superuser')")?.as_deref() == Some("on");
     Ok(Site {
         version: facts.version,
         standby: facts.in_recovery,
         owner,
         superuser,
-        archive_command: command::wanted(&program, &ctx.settings),
+        program: std::env::current_exe().context("find out where this program is")?,
         settings: ctx.settings.clone(),
         pgdata,
     })
@@ -66,7 +65,9 @@ pub(crate) fn server(session: &mut Session, site: &Site) -> anyhow::Result<Serve
     let standing = values
         .get("archive_command")
         .map_or(Standing::Empty, |value| command::standing(&value.running, &site.settings, &site.pgdata));
-    Ok(Server { major: site.version.major(), standby: site.standby, values, standing })
+    let kept = if let Standing::Lacks(kept) = &standing { &kept[..] } else { &[] };
+    let wanted = command::wanted(&site.program, &site.settings, kept);
+    Ok(Server { major: site.version.major(), standby: site.standby, values, standing, wanted })
 }
 
 fn values(session: &mut Session) -> anyhow::Result<BTreeMap<String, Value>> {

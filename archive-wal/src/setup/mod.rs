@@ -63,7 +63,7 @@ pub(crate) fn run(args: &SetupArgs, ctx: &Context) -> anyhow::Result<Outcome> {
 
 fn decide(site: &gather::Site, server: &settings::Server, args: &SetupArgs, ctx: &Context) -> Plan {
     Plan {
-        settings: settings::decide(server, &site.archive_command, args.replace),
+        settings: settings::decide(server, args.replace),
         repositories: gather::folders(site, ctx).into_iter().map(|found| folders::decide(found, &site.owner)).collect(),
     }
 }

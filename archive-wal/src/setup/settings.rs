@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) values: BTreeMap<String, Value>,
     /// What its `archive_command` does.
     pub(crate) standing: Standing,
+    /// The one that serves the configuration at hand.
+    pub(crate) wanted: String,
 }
 
 /// One setting of a server.
@@ -148,12 +150,11 @@ fn rules(server: &Server) -> Vec<Rule> {
     rules
 }
 
-/// Decides on every setting. `wanted` is the `archive_command` for the configuration at hand; `replace` lets it take the
-/// place of another archiver's.
-pub(crate) fn decide(server: &Server, wanted: &str, replace: bool) -> Vec<Setting> {
+/// Decides on every setting. `replace` lets the wanted `archive_command` take the place of another archiver's.
+pub(crate) fn decide(server: &Server, replace: bool) -> Vec<Setting> {
     let mut settings: Vec<Setting> = rules(server).iter().map(|rule| by_rule(rule, server)).collect();
     // Beside archive_mode, which it belongs to.
-    settings.insert(2, command(server, wanted, replace));
+    settings.insert(2, command(server, replace));
     settings.extend(library(server, replace));
     settings
 }
@@ -184,13 +185,13 @@ fn by_rule(rule: &Rule, server: &Server) -> Setting {
     }
 }
 
-fn command(server: &Server, wanted: &str, replace: bool) -> Setting {
+fn command(server: &Server, replace: bool) -> Setting {
     const NAME: &str = "archive_command";
-    let Some(value) = server.values.get(NAME) else { return hidden(NAME, wanted) };
+    let Some(value) = server.values.get(NAME) else { return hidden(NAME, &server.wanted) };
     let (state, reason) = match &server.standing {
         Standing::Serves => (State::Ok, "it puts every WAL file into every configured repository".to_owned()),
         Standing::Empty => (State::Differs, "without it nothing is archived".to_owned()),
-        Standing::Lacks => (State::Differs, "not every configured repository gets the WAL".to_owned()),
+        Standing::Lacks(_) => (State::Differs, "not every configured repository gets the WAL".to_owned()),
         Standing::Other(why) if replace => (State::Differs, format!("{why}; --replace puts this in its place")),
         Standing::Other(why) => {
             (State::OtherArchiver, format!("{why}; two archivers may be meant: --replace puts this in its place"))
@@ -199,11 +200,11 @@ fn command(server: &Server, wanted: &str, replace: bool) -> Setting {
     Setting {
         name: NAME,
         running: Some(value.running.clone()),
-        needed: if state == State::Ok { value.running.clone() } else { wanted.to_owned() },
+        needed: if state == State::Ok { value.running.clone() } else { server.wanted.clone() },
         state,
         needs_restart: value.restart,
         reason,
-        statement: (state == State::Differs).then(|| statement(NAME, wanted)),
+        statement: (state == State::Differs).then(|| statement(NAME, &server.wanted)),
     }
 }
 
@@ -260,7 +261,8 @@ mod tests {
             let configured = configured.map(str::to_owned);
             ((*name).to_owned(), Value { running: (*running).to_owned(), configured, restart: restart.contains(name) })
         };
-        Server { major, standby, values: values.iter().map(value).collect(), standing: Standing::Serves }
+        let values = values.iter().map(value).collect();
+        Server { major, standby, values, standing: Standing::Serves, wanted: WANTED.to_owned() }
     }
 
     fn state_of(settings: &[Setting], name: &str) -> State {
@@ -278,7 +280,7 @@ mod tests {
     #[test]
     fn a_fresh_server_lacks_three() {
         let server = Server { standing: Standing::Empty, ..server(false, 15, &FRESH) };
-        let settings = decide(&server, WANTED, false);
+        let settings = decide(&server, false);
         let statements: Vec<_> = settings.iter().filter_map(|setting| setting.statement.as_deref()).collect();
         assert_eq!(
             statements,
@@ -313,7 +315,7 @@ mod tests {
         #[case] configured: Option<&str>,
         #[case] expected: State,
     ) {
-        let settings = decide(&server(standby, 15, &[(name, running, configured)]), WANTED, false);
+        let settings = decide(&server(standby, 15, &[(name, running, configured)]), false);
         let setting = settings.iter().find(|setting| setting.name == name).unwrap();
         assert_eq!(setting.state, expected, "{setting:?}");
         assert_eq!(setting.statement.is_some(), expected == State::Differs);
@@ -325,12 +327,12 @@ mod tests {
     #[rstest]
     #[case(Standing::Serves, false, State::Ok)]
     #[case(Standing::Empty, false, State::Differs)]
-    #[case(Standing::Lacks, false, State::Differs)]
+    #[case(Standing::Lacks(Vec::new()), false, State::Differs)]
     #[case(Standing::Other("x".to_owned()), false, State::OtherArchiver)]
     #[case(Standing::Other("x".to_owned()), true, State::Differs)]
     fn another_archiver_stays_unless_told(#[case] standing: Standing, #[case] replace: bool, #[case] expected: State) {
         let server = Server { standing, ..server(false, 15, &[("archive_command", "cp", None)]) };
-        assert_eq!(state_of(&decide(&server, WANTED, replace), "archive_command"), expected);
+        assert_eq!(state_of(&decide(&server, replace), "archive_command"), expected);
     }
 
     #[rstest]
@@ -338,7 +340,7 @@ mod tests {
     #[case(true, State::Differs, Some("ALTER SYSTEM SET archive_library = ''"))]
     fn an_archive_module_is_an_archiver(#[case] replace: bool, #[case] state: State, #[case] statement: Option<&str>) {
         let server = server(false, 15, &[("archive_library", "basic_archive", None)]);
-        let settings = decide(&server, WANTED, replace);
+        let settings = decide(&server, replace);
         let library = settings.last().unwrap();
         assert_eq!((library.name, library.state, library.statement.as_deref()), ("archive_library", state, statement));
     }
@@ -346,14 +348,14 @@ mod tests {
     #[test]
     fn summaries_came_with_17() {
         for (major, expected) in [(16, false), (17, true)] {
-            let settings = decide(&server(false, major, &[("summarize_wal", "off", None)]), WANTED, false);
+            let settings = decide(&server(false, major, &[("summarize_wal", "off", None)]), false);
             assert_eq!(settings.iter().any(|setting| setting.name == "summarize_wal"), expected);
         }
     }
 
     #[test]
     fn what_cannot_be_seen_is_not_guessed() {
-        let settings = decide(&server(false, 15, &[]), WANTED, false);
+        let settings = decide(&server(false, 15, &[]), false);
         assert!(settings.iter().all(|setting| setting.state == State::Hidden && setting.statement.is_none()));
     }
 

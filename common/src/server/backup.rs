@@ -30,7 +30,7 @@ pub struct Stopped {
 }
 
 /// What the archiver says of itself (`pg_stat_archiver`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchiverStatus {
     /// Files archived since the statistics were reset.
     pub archived_count: u64,
@@ -44,6 +44,14 @@ pub struct ArchiverStatus {
     pub last_failed: Option<String>,
     /// When that was.
     pub last_failed_time: Option<DateTime<Utc>>,
+}
+
+impl ArchiverStatus {
+    /// Whether the last thing that the archiver did was to fail.
+    pub fn is_failing(&self) -> bool {
+        let (failed, archived) = (self.last_failed_time, self.last_archived_time);
+        failed.is_some_and(|failed| archived.is_none_or(|archived| failed > archived))
+    }
 }
 
 /// Begins a backup; from here on the files of the data directory may be copied.
@@ -173,6 +181,26 @@ mod tests {
     #[case("1700000000.5", "2023-11-14T22:13:20.500Z")]
     fn reads_times(#[case] text: &str, #[case] expected: &str) {
         assert_eq!(epoch(text).unwrap(), expected.parse::<DateTime<Utc>>().unwrap());
+    }
+
+    #[rstest]
+    #[case(None, None, false)]
+    #[case(None, Some(1), false)]
+    #[case(Some(1), None, true)]
+    #[case(Some(1), Some(2), false)]
+    #[case(Some(2), Some(1), true)]
+    fn an_archiver_fails_when_that_was_its_last_deed(
+        #[case] failed: Option<i64>,
+        #[case] archived: Option<i64>,
+        #[case] expected: bool,
+    ) {
+        let moment = |seconds| DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap();
+        let status = ArchiverStatus {
+            last_failed_time: failed.map(moment),
+            last_archived_time: archived.map(moment),
+            ..ArchiverStatus::default()
+        };
+        assert_eq!(status.is_failing(), expected);
     }
 
     proptest! {

@@ -190,7 +190,7 @@ impl Recovery<'_> {
         };
         if ran.signal.is_some() {
             count.killed += 1;
-            self.go_on(before, &command, random, count)?;
+            self.go_on(before.as_deref(), &command, random, count)?;
         } else {
             self.usual = ran.success()?.took;
         }
@@ -200,14 +200,14 @@ impl Recovery<'_> {
     /// What follows a kill; `before` is when the recovery before this one began.
     fn go_on(
         &self,
-        before: Option<String>,
+        before: Option<&str>,
         command: &Rehearsal,
         random: &mut fastrand::Rng,
         count: &mut Count,
     ) -> Result<()> {
         let status = recover_status(self.place)?;
         let next = status.pointer("/next").map(ToString::to_string).unwrap_or_default();
-        let is_ours = began(&status) != before;
+        let is_ours = began(&status).as_deref() != before;
         if is_ours && status.pointer("/stage").is_some_and(|stage| stage == "done") {
             return Ok(());
         }
