@@ -64,11 +64,7 @@ pub fn make(sandbox: &Sandbox, table_mb: u64) -> Result<Dense> {
     sandbox.copy(cluster.pgdata(), &base)?;
     cluster.start()?;
     let began = cluster.sql("select pg_walfile_name(pg_current_wal_lsn())")?;
-    let rows = table_mb * 1024 * 1024 / ROW_BYTES;
-    for first in (1..=rows).step_by(usize::try_from(BATCH_ROWS)?) {
-        let last = rows.min(first + BATCH_ROWS - 1);
-        cluster.sql(&format!("insert into orders select {ROW} from generate_series({first}::bigint, {last}) i"))?;
-    }
+    insert(&cluster, table_mb)?;
     cluster.sql("vacuum freeze orders; checkpoint")?;
     let last = cluster.end_segment()?;
     crate::wait::until("the last segment is copied", || Ok(copies.join(&last).exists()))?;
@@ -83,6 +79,16 @@ pub fn make(sandbox: &Sandbox, table_mb: u64) -> Result<Dense> {
     let dense = Dense { cluster, base, written, segments, ratio };
     settings::tell(&format!("made {} MB of databases, {} segments", dense.databases_mb()?, dense.segments.len()));
     Ok(dense)
+}
+
+/// Puts so many megabytes of rows into the table, and so at least as much WAL behind it.
+pub fn insert(cluster: &Cluster, megabytes: u64) -> Result<()> {
+    let rows = megabytes * 1024 * 1024 / ROW_BYTES;
+    for first in (1..=rows).step_by(usize::try_from(BATCH_ROWS)?) {
+        let last = rows.min(first + BATCH_ROWS - 1);
+        cluster.sql(&format!("insert into orders select {ROW} from generate_series({first}::bigint, {last}) i"))?;
+    }
+    Ok(())
 }
 
 /// Those in the folder from `first` on and before `end`, which is cut short.

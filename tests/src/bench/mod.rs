@@ -14,6 +14,7 @@
 //! | [`whole`] | rows for a whole cluster: backup and restore |
 //! | [`drain`] | rows for a backlog of WAL, and for keeping up |
 //! | [`replay`] | rows for replay through `restore-wal` |
+//! | [`proof`] | rows for the proof of a target |
 //! | [`memory`] | peak memory at each level |
 //! | [`prefetcher`] | peak memory of a process that nobody waits for |
 //! | [`report`] | terms and tables in Markdown, ready for `docs/BENCHMARKS.md` |
@@ -23,6 +24,7 @@ pub mod drain;
 pub mod measure;
 pub mod memory;
 pub mod prefetcher;
+pub mod proof;
 pub mod replay;
 pub mod report;
 pub mod rival;
@@ -46,7 +48,7 @@ pub struct Terms {
 }
 
 /// Whether these rows are wanted: all are, unless `HOLDFAST_BENCH_ROWS` names others (`wal`, `drain`, `replay`, `whole`,
-/// `memory`).
+/// `proof`, `memory`).
 pub fn wants(rows: &str) -> bool {
     std::env::var("HOLDFAST_BENCH_ROWS").map_or(true, |wanted| wanted.split([' ', ',']).any(|name| name == rows))
 }

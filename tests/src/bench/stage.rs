@@ -81,6 +81,14 @@ impl Stage<'_> {
         measure::run(&mut command)
     }
 
+    /// `recover check` of the newest moment, beside the server that runs.
+    pub fn prove(&self, repo: &Repo) -> Result<Cost> {
+        let cluster = &self.dense.cluster;
+        let mut command = self.program("recover")?;
+        command.args(["check", "--config", &config(repo)?, "-D", cluster.pgdata_arg()?, "--target-latest"]);
+        measure::run(command.args(cluster.connection()?))
+    }
+
     /// `verify` or `retention` with these arguments.
     pub fn look_after(&self, repo: &Repo, program: &str, args: &[&str]) -> Result<Cost> {
         measure::run(self.program(program)?.args(args).args(["--config", &config(repo)?]))

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::account::Account;
 use e2e::bench::rival::PgBackRest;
 use e2e::bench::stage::{Stage, configure};
-use e2e::bench::{Terms, dense, drain, memory, replay, report, wal, wants, whole};
+use e2e::bench::{Terms, dense, drain, memory, proof, replay, report, wal, wants, whole};
 use e2e::{Sandbox, settings};
 use nix::unistd::Uid;
 
@@ -73,6 +73,10 @@ fn bench() -> Result<()> {
     if wants("whole") {
         settings::tell("the whole cluster");
         report::print(&whole::rows(&stage, &repo)?);
+    }
+    if wants("proof") {
+        settings::tell("the proof of a target");
+        report::print(&proof::rows(&stage)?);
     }
     if wants("memory") {
         settings::tell("memory");
