@@ -4,14 +4,15 @@ use common::app::{Context, Outcome};
 use common::report::{Advice, ExitClass};
 use common::restore::follow::{Arrival, RECOVERY_SIGNAL};
 use common::server;
-use common::sys::clock::Stopwatch;
 
 use crate::cli::Cli;
 use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::lease;
 use crate::place::Place;
-use crate::report_file::Report;
+use crate::report::Reporter;
+use crate::resume;
+use crate::run::tell_failure;
 use crate::steps::verify::Verified;
 use crate::steps::{self, Site};
 
@@ -37,30 +38,35 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let repository = facts::open_repository(ctx)?;
     let programs = steps::programs(journal.plan.major, &place, ctx)?;
     let site = Site { place, repository, programs, cli, ctx };
-    if in_recovery {
-        if let Some(arrival @ Arrival::Paused { .. }) = steps::start::look(&journal.plan, &site)? {
-            return conclude(&arrival, &mut journal, &site);
+    conclude(&mut journal, &site, |journal| {
+        if in_recovery {
+            let paused = steps::start::look(&journal.plan, &site)?;
+            return paused.filter(|arrival| matches!(arrival, Arrival::Paused { .. })).ok_or_else(|| {
+                Advice::refused(format!("the recovery of {pgdata} still goes on, or its server was not started"))
+                    .hint(format!("start the server, or let recover continue -D {pgdata} do it"))
+                    .into()
+            });
         }
-        return Err(Advice::refused(format!("the recovery of {pgdata} still goes on, or its server was not started"))
-            .hint(format!("start the server, or let recover continue -D {pgdata} do it"))
-            .into());
-    }
-    if !running {
-        return Err(Advice::refused(format!("no server runs on {pgdata}")).hint("start it first").into());
-    }
-    let arrival = steps::start::follow(&journal.plan, &site)?;
-    conclude(&arrival, &mut journal, &site)
+        anyhow::ensure!(running, Advice::refused(format!("no server runs on {pgdata}")).hint("start it first"));
+        steps::start::follow(&journal.plan, &site)
+    })
 }
 
-/// The last check, and what there is to say then.
-pub(crate) fn conclude(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Outcome> {
+/// Lets the server get to its end by `arrive`, checks it, and says what there is to say. A failure is in the report as well.
+pub(crate) fn conclude(
+    journal: &mut Journal,
+    site: &Site<'_>,
+    arrive: impl FnOnce(&mut Journal) -> anyhow::Result<Arrival>,
+) -> anyhow::Result<Outcome> {
+    let mut reporter = Reporter::after(site.ctx, resume::steps_done(Stage::Placed));
+    let verified = match check(journal, &mut reporter, site, arrive) {
+        Ok(verified) => verified,
+        Err(err) => {
+            tell_failure(&err, &reporter, site)?;
+            return Err(err);
+        }
+    };
     let ctx = site.ctx;
-    let watch = Stopwatch::start();
-    let verified = steps::verify::run(arrival, journal, site)?;
-    if journal.stage == Stage::Done {
-        lease::end_left(&site.repository, &site.place);
-    }
-    ctx.output.line(&format!("{}; {}", arrival.describe(), verified.seen))?;
     let mut lines = steps::withheld(&verified, site);
     let ending = steps::ending(journal, site);
     if !verified.withheld {
@@ -70,8 +76,7 @@ pub(crate) fn conclude(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>
         ctx.output.line(&line)?;
     }
     if let Some(path) = &site.cli.verify().report {
-        let mut report = Report::of(&site.place, ctx.clock.now());
-        report.ended(ctx.clock.now(), watch.elapsed());
+        let mut report = reporter.report(&site.place);
         report.journal(journal, ending.preserved.as_deref());
         report.verified(&verified);
         report.write(path)?;
@@ -80,9 +85,27 @@ pub(crate) fn conclude(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>
         let pgdata = site.place.pgdata.display().to_string();
         ctx.output.json(&serde_json::json!({
             "pgdata": pgdata, "stage": journal.stage, "seen": verified.seen, "verified": verified,
+            "steps": reporter.into_steps(),
         }))?;
     }
     Ok(outcome(&verified, site))
+}
+
+/// The last two steps.
+fn check(
+    journal: &mut Journal,
+    reporter: &mut Reporter<'_>,
+    site: &Site<'_>,
+    arrive: impl FnOnce(&mut Journal) -> anyhow::Result<Arrival>,
+) -> anyhow::Result<Verified> {
+    let arrival = arrive(journal)?;
+    reporter.done(arrival.describe())?;
+    let verified = steps::verify::run(&arrival, journal, site)?;
+    if journal.stage == Stage::Done {
+        lease::end_left(&site.repository, &site.place);
+    }
+    reporter.done(verified.seen.clone())?;
+    Ok(verified)
 }
 
 /// Findings that were not accepted are told by the exit code.

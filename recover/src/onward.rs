@@ -30,16 +30,20 @@ use crate::steps::{self, Site};
 /// Ends a recovery at its target. Calling it again after it was interrupted goes on.
 pub(crate) fn promote(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let (_lock, mut journal, site) = open(cli, ctx)?;
+    finish::conclude(&mut journal, &site, |journal| end(journal, &site))
+}
+
+fn end(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
     let pgdata = site.place.pgdata.display();
-    let arrival = match steps::start::look(&journal.plan, &site)? {
-        Some(arrival @ Arrival::Promoted { .. }) => arrival,
+    match steps::start::look(&journal.plan, site)? {
+        Some(arrival @ Arrival::Promoted { .. }) => Ok(arrival),
         Some(arrival @ Arrival::Paused { .. }) => {
-            steps::verify::reached(&arrival, &journal.plan, &site)?;
-            let mut session = steps::verify::connect(&journal.plan, &site)?;
-            end_at_target(&mut journal, &site)?;
+            steps::verify::reached(&arrival, &journal.plan, site)?;
+            let mut session = steps::verify::connect(&journal.plan, site)?;
+            end_at_target(journal, site)?;
             session.execute("SELECT pg_wal_replay_resume()")?;
             drop(session);
-            steps::start::follow(&journal.plan, &site)?
+            steps::start::follow(&journal.plan, site)
         }
         Some(Arrival::StandsBy { .. }) => anyhow::bail!("the server on {pgdata} is a standby"),
         Some(Arrival::ShutDown { .. }) | None => {
@@ -48,13 +52,12 @@ pub(crate) fn promote(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
                     .hint(format!("recover continue -D {pgdata} waits for that"))
                     .into());
             }
-            has_stopped_at_target(&journal.plan, &site)?;
-            end_at_target(&mut journal, &site)?;
-            steps::configure::for_the_recovery(&journal, &site)?;
-            steps::start::run(&mut journal, &site)?
+            has_stopped_at_target(&journal.plan, site)?;
+            end_at_target(journal, site)?;
+            steps::configure::for_the_recovery(journal, site)?;
+            steps::start::run(journal, site)
         }
-    };
-    finish::conclude(&arrival, &mut journal, &site)
+    }
 }
 
 /// From here on the recovery ends at its target, however often it is tried.
@@ -79,8 +82,12 @@ fn has_stopped_at_target(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
 /// Goes on with a recovery: to the same target where its server did not get there, or to a later one.
 pub(crate) fn go_on(args: &ContinueArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let (_lock, mut journal, site) = open(cli, ctx)?;
-    let pgdata = site.place.pgdata.display();
-    let now = steps::start::look(&journal.plan, &site)?;
+    finish::conclude(&mut journal, &site, |journal| lead_on(args, journal, &site))
+}
+
+fn lead_on(args: &ContinueArgs, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<Arrival> {
+    let (pgdata, ctx) = (site.place.pgdata.display(), site.ctx);
+    let now = steps::start::look(&journal.plan, site)?;
     if let Some(Arrival::Promoted { timeline, .. }) = now {
         return Err(Advice::refused(format!(
             "the recovery of {pgdata} has ended: its server writes on timeline {timeline}"
@@ -91,7 +98,7 @@ pub(crate) fn go_on(args: &ContinueArgs, cli: &Cli, ctx: &Context) -> anyhow::Re
     let facts = facts::gather(&site.place, &site.repository, ctx)?;
     let mut decision = decide(args, &journal.plan, &facts)?;
     let _lease = Hold::take(&site.repository, &decision.backup, &site.place, "recover continue", ctx);
-    let found = steps::target::locate(&facts, &decision, &site)?;
+    let found = steps::target::locate(&facts, &decision, site)?;
     decision.plan.demands = decision.plan.demands.and(found.demands);
     if let Some(arrival) = found.arrival {
         decision.plan.arrive(arrival);
@@ -100,21 +107,18 @@ pub(crate) fn go_on(args: &ContinueArgs, cli: &Cli, ctx: &Context) -> anyhow::Re
     let at = now.map_or(read_control(&site.place.pgdata)?.min_recovery_point, |arrival| arrival.position());
     let paused = now.map(|arrival| arrival.position());
     match onward(running, paused, at, &journal.plan, &decision.plan)? {
-        Way::Wait => {}
+        Way::Wait => steps::start::follow(&journal.plan, site),
         Way::Restart => {
             Service::of(&journal.plan, ctx).stop(&site.programs, &site.place.pgdata, &ctx.cancel)?;
             needs_signal(&site.place)?;
             decision.plan.demands = decision.plan.demands.and(Demands::of_control(&read_control(&site.place.pgdata)?));
             journal.plan = Plan { starts: true, ..decision.plan.clone() };
             journal.write(&site.place)?;
-            steps::configure::for_the_recovery(&journal, &site)?;
+            steps::configure::for_the_recovery(journal, site)?;
             ctx.output.line(&format!("the server starts anew, towards {}", journal.plan.target))?;
-            let arrival = steps::start::run(&mut journal, &site)?;
-            return finish::conclude(&arrival, &mut journal, &site);
+            steps::start::run(journal, site)
         }
     }
-    let arrival = steps::start::follow(&journal.plan, &site)?;
-    finish::conclude(&arrival, &mut journal, &site)
 }
 
 /// How to go on.

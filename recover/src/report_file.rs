@@ -47,6 +47,9 @@ pub(crate) struct Report {
     verified: Option<Verified>,
     notes: Vec<String>,
     plan: Option<Plan>,
+    /// Whether an earlier call had begun.
+    #[serde(skip)]
+    goes_on: bool,
 }
 
 /// What replay did.
@@ -91,6 +94,7 @@ impl Report {
             verified: None,
             notes: Vec::new(),
             plan: None,
+            goes_on: false,
         }
     }
 
@@ -118,6 +122,7 @@ impl Report {
         // During the first one, the check, the old server still ran.
         self.downtime_seconds = steps.iter().skip(usize::from(before == 0)).map(|step| step.seconds).sum();
         self.steps = steps.to_vec();
+        self.goes_on = before > 0;
     }
 
     /// What was unpacked and replayed.
@@ -134,6 +139,11 @@ impl Report {
         self.notes.clone_from(&journal.notes);
         self.plan = Some(journal.plan.clone());
         self.outcome = if journal.stage == Stage::Done { "done" } else { "waiting" };
+        if self.goes_on {
+            // The journal begins when the check has passed.
+            let down = self.ended - journal.began;
+            self.downtime_seconds = down.to_std().unwrap_or_default().as_secs_f64();
+        }
     }
 
     /// What was checked.

@@ -40,7 +40,7 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
 }
 
 /// How many of the steps need not be gone through again.
-fn steps_done(stage: Stage) -> usize {
+pub(crate) fn steps_done(stage: Stage) -> usize {
     match stage {
         Stage::Checked | Stage::Stopped => 1,
         Stage::Preserved => 3,

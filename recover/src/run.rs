@@ -185,7 +185,7 @@ pub(crate) fn conclude(
 }
 
 /// The report of a recovery that failed. That it cannot be written is said, and changes nothing of the failure.
-fn tell_failure(err: &anyhow::Error, reporter: &Reporter<'_>, site: &Site<'_>) -> anyhow::Result<()> {
+pub(crate) fn tell_failure(err: &anyhow::Error, reporter: &Reporter<'_>, site: &Site<'_>) -> anyhow::Result<()> {
     let Some(path) = &site.cli.verify().report else { return Ok(()) };
     let mut report = reporter.report(&site.place);
     if let Some(journal) = Journal::read(&site.place)? {
