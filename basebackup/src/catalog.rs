@@ -4,22 +4,19 @@
 //! their parts and offsets, then the frame tables: the order that a restore reads them in.
 
 use anyhow::Context as _;
-use chrono::DateTime;
-use common::pg::{ChecksumAlgorithm, ManifestFile, ManifestWriter, SystemIdentifier, WalRange};
+use common::pg::SystemIdentifier;
 use common::repo::index::{DirectoryEntry, FileEntry, IndexEntry, write_entry};
 use common::repo::layout::backup_object;
+use common::repo::listing::ManifestOfIndex;
 use common::repo::part::FrameTable;
-use common::repo::records::ObjectRecord;
+use common::repo::records::{ObjectRecord, Span};
 
 use crate::object::{ObjectStream, Target};
-
-/// The first major version whose manifests name the cluster.
-const MANIFEST_2_SINCE: u32 = 17;
 
 /// Index and manifest on their way.
 pub(crate) struct Catalog<'a> {
     index: ObjectStream<'a>,
-    manifest: ManifestWriter<ObjectStream<'a>>,
+    manifest: ManifestOfIndex<ObjectStream<'a>>,
     frames: Vec<FrameTable>,
     files: u64,
     plain_bytes: u64,
@@ -52,22 +49,14 @@ impl<'a> Catalog<'a> {
             write_entry(&mut index, &IndexEntry::Directory(directory.clone())).context("write the index")?;
         }
         let manifest = ObjectStream::begin(target, &backup_object::manifest(codec))?;
-        let system = (major >= MANIFEST_2_SINCE).then_some(system);
-        let manifest = ManifestWriter::new(manifest, system).context("write the manifest")?;
+        let manifest = ManifestOfIndex::begin(manifest, major, system).context("write the manifest")?;
         Ok(Self { index, manifest, frames: Vec::new(), files: 0, plain_bytes: 0 })
     }
 
     /// Adds a part: its files in the order of their offsets. Parts must come in the order of their numbers.
     pub(crate) fn add(&mut self, files: Vec<FileEntry>, frames: FrameTable) -> anyhow::Result<()> {
         for file in files {
-            let seconds = i64::try_from(file.modified).unwrap_or(i64::MAX);
-            let manifest_file = ManifestFile {
-                path: file.path.as_bytes(),
-                size: file.size,
-                modified: DateTime::from_timestamp(seconds, 0).unwrap_or_default(),
-                checksum: (ChecksumAlgorithm::Sha256, file.sha256.as_bytes()),
-            };
-            self.manifest.add(&manifest_file).context("write the manifest")?;
+            self.manifest.add(&file).context("write the manifest")?;
             self.files += 1;
             self.plain_bytes += file.size;
             write_entry(&mut self.index, &IndexEntry::File(file)).context("write the index")?;
@@ -76,13 +65,13 @@ impl<'a> Catalog<'a> {
         Ok(())
     }
 
-    /// Completes and publishes both; `range` is the WAL that a restore needs.
-    pub(crate) fn finish(mut self, range: WalRange) -> anyhow::Result<Written> {
+    /// Completes and publishes both; `span` is the WAL that a restore needs.
+    pub(crate) fn finish(mut self, span: &Span) -> anyhow::Result<Written> {
         for table in self.frames {
             write_entry(&mut self.index, &IndexEntry::Frames(table)).context("write the index")?;
         }
         let index = self.index.finish()?;
-        let manifest = self.manifest.finish(&[range]).context("write the manifest")?.finish()?;
+        let manifest = self.manifest.finish(span).context("write the manifest")?.finish()?;
         Ok(Written { index, manifest, files: self.files, plain_bytes: self.plain_bytes })
     }
 }

@@ -10,7 +10,7 @@ use common::app::{Context, Outcome, ServerArgs};
 use common::archive::backups::Claim;
 use common::archive::inspect::{self, Depth, Kind};
 use common::arrival::{self, Watch};
-use common::pg::{BackupLabel, WalRange, tablespace_map};
+use common::pg::{BackupLabel, tablespace_map};
 use common::repo::index::RelativePath;
 use common::repo::records::{BackupRecord, DamagedPage, PartRecord, Source, Span, Tablespace, WalPosition};
 use common::report::{Advice, Silent};
@@ -123,8 +123,7 @@ impl Attempt<'_> {
         copied.take(last_part::write(self.target, next_part, &[label, control])?, &mut catalog)?;
 
         let config = config_files::store(&subject.facts, &subject.pgdata, self.target)?;
-        let range = WalRange { timeline: span.timeline, start: span.start_lsn, end: span.stop_lsn };
-        let written = catalog.finish(range)?;
+        let written = catalog.finish(&span)?;
         wait_for_wal(subject, archive, &span)?;
 
         let objects = [Some(written.index), Some(written.manifest), config];

@@ -7,11 +7,11 @@ use chrono::DateTime;
 
 use super::Repository;
 use crate::codec::{Codec, Compression, Digest, Encoder, decoder};
-use crate::pg::manifest::{ChecksumAlgorithm, ManifestFile, ManifestWriter, WalRange};
 use crate::pg::{ArchiveName, Lsn, SegmentSize, WalSegmentName};
 use crate::repo::ClusterName;
 use crate::repo::index::{FileEntry, IndexEntry, RelativePath, write_entry};
 use crate::repo::layout::backup_object;
+use crate::repo::listing::ManifestOfIndex;
 use crate::repo::part::{Attributes, FrameTable, PartWriter};
 use crate::repo::records::{BackupRecord, testing};
 use crate::store::{Key, MemoryStore, Store};
@@ -105,13 +105,15 @@ impl World {
             &[("backup_label", 200), ("global/pg_control", 8192)],
         ];
         let (mut index, mut tables) = (Vec::new(), Vec::new());
-        let mut manifest = ManifestWriter::new(Vec::new(), Some(self.record.source.system_identifier)).unwrap();
+        let source = &self.record.source;
+        let mut manifest =
+            ManifestOfIndex::begin(Vec::new(), source.version_number / 10_000, source.system_identifier).unwrap();
         self.record.parts.clear();
         (self.record.files, self.record.plain_bytes) = (0, 0);
         for (number, files) in (1..).zip(layout) {
             let (entries, table) = self.write_part(number, files, seed);
             for file in entries {
-                manifest.add(&manifest_file(&file)).unwrap();
+                manifest.add(&file).unwrap();
                 self.record.files += 1;
                 self.record.plain_bytes += file.size;
                 write_entry(&mut index, &IndexEntry::File(file)).unwrap();
@@ -121,8 +123,7 @@ impl World {
         for table in tables {
             write_entry(&mut index, &IndexEntry::Frames(table)).unwrap();
         }
-        let (start, end) = (self.record.span.start_lsn, self.record.span.stop_lsn);
-        let manifest = manifest.finish(&[WalRange { timeline: self.record.span.timeline, start, end }]).unwrap();
+        let manifest = manifest.finish(&self.record.span).unwrap();
         let put = |name: String, plain: &[u8]| self.repository.put_object(&self.key(&name), plain).unwrap();
         let index = put(backup_object::index(codec), &index);
         let manifest = put(backup_object::manifest(codec), &manifest);
@@ -159,15 +160,6 @@ impl World {
     pub(super) fn write_segment(&self, number: u64) {
         let bytes = segment(number, self.record.source.system_identifier);
         self.rewrite(&self.segment_key(number), &bytes);
-    }
-}
-
-fn manifest_file(file: &FileEntry) -> ManifestFile<'_> {
-    ManifestFile {
-        path: file.path.as_bytes(),
-        size: file.size,
-        modified: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
-        checksum: (ChecksumAlgorithm::Sha256, file.sha256.as_bytes()),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod envelope;
 mod ids;
 pub mod index;
 pub mod layout;
+pub mod listing;
 pub mod part;
 pub mod plausible;
 pub mod records;

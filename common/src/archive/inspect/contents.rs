@@ -18,7 +18,8 @@ use crate::repo::records::{BackupRecord, PartRecord};
 use crate::report::{Cancel, Interrupted, Progress};
 use crate::store::Key;
 
-use super::manifest::{Expected, check_object};
+use super::files::{self, Feed, Files};
+use super::manifest::{Expected, Rebuilt, check_object};
 use super::{CHUNK_BYTES, Finding, IndexReader, Kind, Limited};
 
 /// What is inspected, and how.
@@ -47,10 +48,10 @@ impl Means<'_> {
     }
 }
 
-/// A part and its files in the order of their offsets.
+/// A part and its files.
 struct Job<'a> {
     part: &'a PartRecord,
-    files: Vec<FileEntry>,
+    files: Files,
 }
 
 /// Reads all there is.
@@ -58,9 +59,9 @@ pub(super) fn check(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
     let total = means.record.parts.iter().fold(0_u64, |total, part| total.saturating_add(part.plain_bytes));
     means.progress.begin(&format!("verify {}", means.record.id), Some(total));
     let mut findings = config(means)?;
-    let (manifest, wrong) = manifest(means)?;
+    let (manifest_is_known, wrong) = manifest(means)?;
     findings.extend(wrong);
-    findings.extend(index_and_parts(means, manifest)?);
+    findings.extend(index_and_parts(means, manifest_is_known)?);
     means.progress.end();
     Ok(findings)
 }
@@ -75,23 +76,40 @@ fn config(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
     Ok(wrong.into_iter().collect())
 }
 
-fn manifest(means: Means<'_>) -> anyhow::Result<(Option<Expected>, Vec<Finding>)> {
+/// Whether the manifest's bytes are those that were written: then the index can be held against them.
+fn manifest(means: Means<'_>) -> anyhow::Result<(bool, Vec<Finding>)> {
     let key = means.key(&backup_object::manifest(means.codec()))?;
     if means.is_absent(&key) {
-        return Ok((None, Vec::new()));
+        return Ok((false, Vec::new()));
     }
-    let mut bytes = Vec::new();
-    let wrong = check_object(means.repository, &key, means.codec(), &means.record.manifest, &mut bytes)?;
-    if let Some(finding) = wrong {
-        return Ok((None, vec![finding]));
-    }
+    let wrong = check_object(means.repository, &key, means.codec(), &means.record.manifest, &mut std::io::sink())?;
+    Ok((wrong.is_none(), wrong.into_iter().collect()))
+}
+
+/// What the manifest says otherwise than the index, both read once more.
+fn differences(means: Means<'_>) -> anyhow::Result<Vec<Finding>> {
+    let key = means.key(&backup_object::manifest(means.codec()))?;
     let mut findings = Limited::new(key.as_str());
-    let expected = Expected::new(&bytes, means.record.source.system_identifier, &mut findings);
-    Ok((expected, findings.finish()))
+    let mut bytes = Vec::new();
+    if let Some(finding) = check_object(means.repository, &key, means.codec(), &means.record.manifest, &mut bytes)? {
+        return Ok(vec![finding]);
+    }
+    let Some(mut expected) = Expected::new(&bytes, means.record.source.system_identifier, &mut findings) else {
+        return Ok(findings.finish());
+    };
+    drop(bytes);
+    for entry in IndexReader::open(means.repository, means.record)?.entries() {
+        means.cancel.check()?;
+        if let IndexEntry::File(file) = entry? {
+            expected.compare(&file, &mut findings);
+        }
+    }
+    expected.finish(&mut findings);
+    Ok(findings.finish())
 }
 
 /// Streams the index and hands its files, part by part, to the workers.
-fn index_and_parts(means: Means<'_>, manifest: Option<Expected>) -> anyhow::Result<Vec<Finding>> {
+fn index_and_parts(means: Means<'_>, manifest_is_known: bool) -> anyhow::Result<Vec<Finding>> {
     let stop = Cancel::default();
     let found = Mutex::new(Vec::new());
     let (sender, receiver) = sync_channel::<Job<'_>>(1);
@@ -100,7 +118,7 @@ fn index_and_parts(means: Means<'_>, manifest: Option<Expected>) -> anyhow::Resu
         let work = || work(means, &receiver, &found, &stop);
         let threads: Vec<_> = (0..means.jobs.max(1)).map(|_| scope.spawn(work)).collect();
         let sender = Jobs { sender, stop: &stop };
-        let mut outcome = read_index(means, manifest, &sender).map(|findings| {
+        let mut outcome = read_index(means, manifest_is_known, &sender).map(|findings| {
             if let Ok(mut found) = found.lock() {
                 found.extend(findings);
             }
@@ -128,9 +146,8 @@ struct Reading<'a, 'k> {
     parts: BTreeMap<u32, &'a PartRecord>,
     /// The parts that no worker has got yet.
     left: BTreeSet<u32>,
-    manifest: Option<Expected>,
+    manifest: Option<Rebuilt>,
     of_index: Limited<'k>,
-    of_manifest: Limited<'k>,
     files: u64,
     bytes: u64,
 }
@@ -140,7 +157,7 @@ impl<'a> Reading<'a, '_> {
     fn stream(&mut self, jobs: &Jobs<'a, '_>) -> anyhow::Result<BTreeMap<u32, FrameTable>> {
         let mut index = IndexReader::open(self.means.repository, self.means.record)?;
         let mut tables = BTreeMap::new();
-        let mut current: Option<Job<'a>> = None;
+        let mut current = None;
         for entry in index.entries() {
             match entry? {
                 IndexEntry::Directory(_) => {}
@@ -151,12 +168,6 @@ impl<'a> Reading<'a, '_> {
         // Every line could be read, and yet they are not the ones that were written.
         let differs = "its contents do not match the backup's record";
         index.finish().map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, differs))?;
-        if let Some(last) = current {
-            jobs.send(last)?;
-        }
-        if let Some(manifest) = self.manifest.take() {
-            manifest.finish(&mut self.of_manifest);
-        }
         Ok(tables)
     }
 
@@ -175,36 +186,38 @@ impl<'a> Reading<'a, '_> {
         }
     }
 
-    /// Adds a file to the part that is being gathered; a part that is complete goes to the workers.
+    /// Hands a file to the worker of its part; the first one of a part hands the part out.
     fn file(
         &mut self,
         file: FileEntry,
-        current: Option<Job<'a>>,
+        current: Option<(u32, Feed)>,
         jobs: &Jobs<'a, '_>,
-    ) -> anyhow::Result<Option<Job<'a>>> {
+    ) -> anyhow::Result<Option<(u32, Feed)>> {
         self.means.cancel.check()?;
         self.files += 1;
         self.bytes = self.bytes.saturating_add(file.size);
         if let Some(manifest) = &mut self.manifest {
-            manifest.compare(&file, &mut self.of_manifest);
+            manifest.add(&file)?;
         }
-        let mut job = match current {
-            Some(job) if job.part.number == file.part => job,
-            other => {
-                if let Some(complete) = other {
-                    jobs.send(complete)?;
-                }
+        let mut feed = match current {
+            Some((part, feed)) if part == file.part => feed,
+            before => {
+                // Its worker has got all files, and may be the one that is waited for.
+                drop(before);
                 let Some(part) = self.parts.get(&file.part) else {
                     let what = format!("{} lies in part {}, which the record lacks", file.path.display(), file.part);
                     self.of_index.add(Kind::Mismatch, what);
                     return Ok(None);
                 };
                 self.left.remove(&file.part);
-                Job { part, files: Vec::new() }
+                let (feed, files) = files::ahead(self.means.jobs);
+                jobs.send(Job { part, files })?;
+                feed
             }
         };
-        job.files.push(file);
-        Ok(Some(job))
+        let part = file.part;
+        feed.push(file);
+        Ok(Some((part, feed)))
     }
 
     fn compare_totals(&mut self) {
@@ -219,37 +232,40 @@ impl<'a> Reading<'a, '_> {
     }
 }
 
-/// Reads the index once: its files go to the manifest's comparison and to the workers, its frame tables are kept. Parts
+/// Reads the index: its files make a manifest and go to the workers, its frame tables are kept. Parts
 /// that it does not name, or all of them when it cannot be read, are read without knowing their files.
-fn read_index<'a>(means: Means<'a>, manifest: Option<Expected>, jobs: &Jobs<'a, '_>) -> anyhow::Result<Vec<Finding>> {
-    let index_key = means.key(&backup_object::index(means.codec()))?;
-    let manifest_key = means.key(&backup_object::manifest(means.codec()))?;
-    let (of_index, of_manifest) = (Limited::new(index_key.as_str()), Limited::new(manifest_key.as_str()));
+fn read_index<'a>(means: Means<'a>, manifest_is_known: bool, jobs: &Jobs<'a, '_>) -> anyhow::Result<Vec<Finding>> {
+    let key = means.key(&backup_object::index(means.codec()))?;
     let parts: BTreeMap<u32, &PartRecord> = means.record.parts.iter().map(|part| (part.number, part)).collect();
     let left = parts.keys().copied().collect();
-    let mut reading = Reading { means, parts, left, manifest, of_index, of_manifest, files: 0, bytes: 0 };
+    let manifest = if manifest_is_known { Some(Rebuilt::begin(means.record)?) } else { None };
+    let mut reading =
+        Reading { means, parts, left, manifest, of_index: Limited::new(key.as_str()), files: 0, bytes: 0 };
     let mut findings = Vec::new();
-    if !means.is_absent(&index_key) {
+    if !means.is_absent(&key) {
         match reading.stream(jobs) {
             Ok(tables) => {
                 reading.compare_totals();
                 findings.extend(check_tables(means, &tables, &mut reading.of_index)?);
+                if let Some(manifest) = reading.manifest.take()
+                    && !manifest.matches(means.record)?
+                {
+                    findings.extend(differences(means)?);
+                }
             }
             Err(err) => {
                 // What the manifest lists beyond the damage is no news.
-                reading.manifest = None;
-                let finding = Finding::of_reading(&index_key, err)?;
+                let finding = Finding::of_reading(&key, err)?;
                 reading.of_index.add(finding.kind, finding.what);
             }
         }
     }
     for number in std::mem::take(&mut reading.left) {
         if let Some(part) = reading.parts.get(&number) {
-            jobs.send(Job { part, files: Vec::new() })?;
+            jobs.send(Job { part, files: files::none() })?;
         }
     }
     findings.extend(reading.of_index.finish());
-    findings.extend(reading.of_manifest.finish());
     Ok(findings)
 }
 
@@ -331,7 +347,7 @@ fn work(
         if stop.is_cancelled() {
             continue;
         }
-        match check_part(means, &job, stop) {
+        match check_part(means, job, stop) {
             Ok(findings) => found.lock().map_err(|_| died())?.extend(findings),
             Err(err) => {
                 stop.cancel();
@@ -341,75 +357,79 @@ fn work(
     }
 }
 
-fn check_part(means: Means<'_>, job: &Job<'_>, stop: &Cancel) -> anyhow::Result<Vec<Finding>> {
-    let key = means.key(&backup_object::part(job.part.number, means.codec()))?;
+fn check_part(means: Means<'_>, job: Job<'_>, stop: &Cancel) -> anyhow::Result<Vec<Finding>> {
+    let Job { part, mut files } = job;
+    let key = means.key(&backup_object::part(part.number, means.codec()))?;
     if means.is_absent(&key) {
         return Ok(Vec::new());
     }
     let mut findings = Limited::new(key.as_str());
-    let mut done = 0;
-    if let Err(err) = read_part(means, &key, job, stop, &mut findings, &mut done) {
+    if let Err(err) = read_part(means, &key, part, &mut files, stop, &mut findings) {
         let finding = Finding::of_reading(&key, err)?;
-        let from = job.files.get(done).map_or_else(String::new, |file| {
-            format!(
-                "; {} of its {} files could not be checked, from {} on",
-                job.files.len() - done,
-                job.files.len(),
-                file.path.display()
-            )
+        let unread = files.rest().map_or_else(String::new, |rest| {
+            format!("; {} of its {} files could not be checked, from {} on", rest.count, rest.all, rest.first)
         });
-        findings.add(finding.kind, format!("{}{from}", finding.what));
+        findings.add(finding.kind, format!("{}{unread}", finding.what));
     }
     Ok(findings.finish())
 }
 
-/// Decompresses a part from its first byte to its last; `done` counts the files that could be read.
+/// Decompresses a part from its first byte to its last. After an error the files that could not be read are left.
 fn read_part(
     means: Means<'_>,
     key: &Key,
-    job: &Job<'_>,
+    record: &PartRecord,
+    files: &mut Files,
     stop: &Cancel,
     findings: &mut Limited<'_>,
-    done: &mut usize,
 ) -> anyhow::Result<()> {
     let reading = || format!("read {key}");
     let stored = means.repository.store().get(key)?;
     let source = decoder(means.codec(), stored).with_context(reading)?;
     let mut part = Plain { source, buffer: vec![0; CHUNK_BYTES], position: 0, means, stop };
-    for file in &job.files {
-        if file.offset.checked_add(file.size).is_none_or(|end| end > job.part.plain_bytes) {
-            findings.add(Kind::Mismatch, format!("{} ends beyond it, as the index says", file.path.display()));
-            *done += 1;
-            continue;
-        }
-        let Some(ahead) = file.offset.checked_sub(part.position) else {
-            findings.add(Kind::Mismatch, format!("{} begins within another file of the index", file.path.display()));
-            *done += 1;
-            continue;
-        };
-        let mut header = Vec::new();
-        part.pass(ahead, |chunk| keep_last_block(&mut header, chunk)).with_context(reading)?;
-        if !is_header_of(&header, file) {
-            findings.add(Kind::Mismatch, format!("its tar header is not that of {}", file.path.display()));
-        }
-        let mut digest = Sha256Stream::new();
-        part.pass(file.size, |chunk| digest.update(chunk)).with_context(reading)?;
-        if digest.finish() != file.sha256 {
-            findings.add(Kind::Damaged, format!("{} does not have its SHA-256", file.path.display()));
-        }
-        *done += 1;
+    while let Some(file) = files.current() {
+        check_file(&mut part, file, record, findings).with_context(reading)?;
+        files.advance();
     }
-    part.pass_all(job.part.plain_bytes).with_context(reading)?;
-    match part.position.cmp(&job.part.plain_bytes) {
+    part.pass_all(record.plain_bytes).with_context(reading)?;
+    match part.position.cmp(&record.plain_bytes) {
         Ordering::Equal => {}
         Ordering::Less => {
-            let what = format!("it unpacks to {} bytes, the record says {}", part.position, job.part.plain_bytes);
+            let what = format!("it unpacks to {} bytes, the record says {}", part.position, record.plain_bytes);
             findings.add(Kind::Damaged, what);
         }
         Ordering::Greater => {
-            let what = format!("it unpacks to more than the {} bytes that the record says", job.part.plain_bytes);
+            let what = format!("it unpacks to more than the {} bytes that the record says", record.plain_bytes);
             findings.add(Kind::Damaged, what);
         }
+    }
+    Ok(())
+}
+
+/// Reads a file of a part, and what lies before it.
+fn check_file(
+    part: &mut Plain<'_>,
+    file: &FileEntry,
+    record: &PartRecord,
+    findings: &mut Limited<'_>,
+) -> anyhow::Result<()> {
+    if file.offset.checked_add(file.size).is_none_or(|end| end > record.plain_bytes) {
+        findings.add(Kind::Mismatch, format!("{} ends beyond it, as the index says", file.path.display()));
+        return Ok(());
+    }
+    let Some(ahead) = file.offset.checked_sub(part.position) else {
+        findings.add(Kind::Mismatch, format!("{} begins within another file of the index", file.path.display()));
+        return Ok(());
+    };
+    let mut header = Vec::new();
+    part.pass(ahead, |chunk| keep_last_block(&mut header, chunk))?;
+    if !is_header_of(&header, file) {
+        findings.add(Kind::Mismatch, format!("its tar header is not that of {}", file.path.display()));
+    }
+    let mut digest = Sha256Stream::new();
+    part.pass(file.size, |chunk| digest.update(chunk))?;
+    if digest.finish() != file.sha256 {
+        findings.add(Kind::Damaged, format!("{} does not have its SHA-256", file.path.display()));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! interrupted). Nothing is written.
 
 mod contents;
+mod files;
 mod index_reader;
 mod manifest;
 mod objects;
@@ -140,8 +141,8 @@ pub fn record(repository: &Repository, id: BackupId) -> anyhow::Result<Result<Ba
 /// `Quick`: every object that the record names is there and has the recorded size. `Standard`: besides, the index has
 /// its digest, every object its stored bytes, every file the size and digest of the index, every part its length and seek table, the manifest its
 /// digest and its own checksum and exactly the files of the index, the configuration its digest. `jobs` parts are read
-/// at once (at least one); memory is bounded by the files of the parts in flight and by the manifest (some 600 bytes
-/// for each of its files). The findings are in the order of the objects' keys.
+/// at once (at least one). Of each file eight bytes are kept; only a manifest that does not agree with the index is read
+/// as a whole. The findings are in the order of the objects' keys.
 pub fn backup(
     repository: &Repository,
     record: &BackupRecord,
