@@ -102,6 +102,7 @@ pub(crate) fn kept(place: &Place) -> anyhow::Result<Vec<PathBuf>> {
             }
         }
     }
+    found.extend(Some(place.tail()).filter(|tail| is_there(tail)));
     Ok(found)
 }
 

@@ -71,6 +71,12 @@ impl Origin {
         let server = server::running(pgdata).ok().flatten();
         Some(Self { pgdata: pgdata.to_path_buf(), control, server })
     }
+
+    /// Where its WAL lies: its own `pg_wal`, and what recoveries have kept of that.
+    pub(crate) fn wal_places(&self) -> Vec<PathBuf> {
+        let place = Place { pgdata: self.pgdata.canonicalize().unwrap_or_else(|_| self.pgdata.clone()) };
+        vec![self.pgdata.join("pg_wal"), place.tail()]
+    }
 }
 
 /// What lies at the data directory.
@@ -148,7 +154,7 @@ pub(crate) fn gather_beside(
     let origin =
         Origin::at(production, system).or_else(|| source.and_then(|source| Origin::at(&source.data_directory, system)));
     let tail = match &origin {
-        Some(origin) => salvage::survey(&origin.pgdata.join("pg_wal"), &Identity::of(&origin.control))?,
+        Some(origin) => salvage::survey_all(&origin.wal_places(), &Identity::of(&origin.control))?,
         None => Tail::default(),
     };
     let recorded = backups.iter().map(|backup| &backup.source.data_directory);

@@ -100,6 +100,7 @@ fn lead_on(args: &ContinueArgs, journal: &mut Journal, site: &Site<'_>) -> anyho
     let _lease = Hold::take(&site.repository, &decision.backup, &site.place, "recover continue", ctx);
     let found = steps::target::locate(&facts, &decision, site)?;
     decision.plan.demands = decision.plan.demands.and(found.demands);
+    decision.plan.wal_ends = found.wal_ends;
     if let Some(arrival) = found.arrival {
         decision.plan.arrive(arrival);
     }
@@ -175,6 +176,7 @@ fn decide(args: &ContinueArgs, before: &Plan, facts: &Facts) -> Result<Decision,
         wal_reaches,
         archive_reaches: route.reaches(&facts.archive, backup.span.start_lsn),
         arrival: None,
+        wal_ends: None,
         ..before.clone()
     };
     Ok(Decision { plan, backup, route, missing_fork })

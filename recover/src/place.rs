@@ -87,6 +87,11 @@ impl Place {
         self.folder().join("wal-plan.json")
     }
 
+    /// WAL that the old server's `pg_wal` had and the repository had not, before the server was stopped.
+    pub(crate) fn tail(&self) -> PathBuf {
+        self.folder().join("tail")
+    }
+
     /// The log of the old server's first start after a rollback.
     pub(crate) fn rollback_log(&self) -> PathBuf {
         self.folder().join("rollback.log")

@@ -51,6 +51,9 @@ pub(crate) struct Plan {
     pub(crate) segment_bytes: u64,
     /// Where replay ends, when the target was looked up in the WAL.
     pub(crate) arrival: Option<Arrival>,
+    /// Where all WAL ended when it was read, of a recovery to its end; it may have gone on since.
+    #[serde(default)]
+    pub(crate) wal_ends: Option<Lsn>,
     /// What restore-wal must be able to fetch.
     pub(crate) wal: WalPlan,
     /// Files taken from the old cluster's own `pg_wal`, as far as is known before it stops.
@@ -192,6 +195,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         wal_from: backup.span.start_lsn,
         wal_reaches: reaches,
         archive_reaches: route.reaches(&facts.archive, backup.span.start_lsn),
+        wal_ends: None,
         segment_bytes: backup.source.segment_size.bytes(),
         arrival: None,
         salvage: salvage.iter().map(ArchiveName::to_string).collect(),

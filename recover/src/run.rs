@@ -100,7 +100,7 @@ pub(crate) fn act(
 ) -> anyhow::Result<Journal> {
     if journal.stage < Stage::Preserved {
         // Also where it was stopped before: a reboot may have started it.
-        reporter.done(steps::stop::run(&mut journal, site)?)?;
+        reporter.done(steps::stop::run(backup, &mut journal, site)?)?;
         reporter.done(steps::preserve::run(backup, &mut journal, site)?)?;
     }
     if journal.stage < Stage::Extracted {

@@ -318,12 +318,12 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Gives segments from a repository, else from a server's own `pg_wal`: a file there whose first page is what its name
-/// says; recycled ones, which wait under a future name, count as absent.
+/// Gives segments from a repository, else from the first of these folders that has it, a server's own `pg_wal` say: a file
+/// whose first page is what its name says; recycled ones, which wait under a future name, count as absent.
 pub fn reader<'a>(
     repository: &'a Repository,
     identity: Identity,
-    pg_wal: Option<&'a Path>,
+    folders: &'a [PathBuf],
 ) -> impl FnMut(WalSegmentName) -> anyhow::Result<Option<Box<dyn Read + Send>>> + 'a {
     move |name| {
         let archived = segments::locate(repository, identity.system_identifier, ArchiveName::Segment(name))
@@ -333,7 +333,12 @@ pub fn reader<'a>(
             let stored = repository.store().get(&key).with_context(reading)?;
             return Ok(Some(decoder(codec, stored).with_context(reading)?));
         }
-        pg_wal.map_or(Ok(None), |pg_wal| live_segment(&pg_wal.join(name.to_string()), name, &identity))
+        for folder in folders {
+            if let Some(found) = live_segment(&folder.join(name.to_string()), name, &identity)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -668,7 +673,8 @@ mod tests {
         write(second, &segments[&second]);
         // A recycled file: an older segment under the name of one to come.
         write(third, &segments[&first]);
-        let mut source = reader(&repository, identity, Some(live.path()));
+        let places = [live.path().to_path_buf()];
+        let mut source = reader(&repository, identity, &places);
         let mut plain = |name| {
             let mut bytes = Vec::new();
             source(name).unwrap().map(|mut segment| segment.read_to_end(&mut bytes).map(|_| bytes).unwrap())
@@ -677,7 +683,7 @@ mod tests {
         assert_eq!(plain(second).as_ref(), Some(&segments[&second]));
         assert_eq!(plain(third), None);
         assert_eq!(plain(name(1, 99)), None);
-        let mut archived_only = reader(&repository, identity, None);
+        let mut archived_only = reader(&repository, identity, &[]);
         assert!(archived_only(second).unwrap().is_none());
     }
 }

@@ -1,20 +1,23 @@
 //! WAL that is in a server's own `pg_wal` and in no repository: a crashed server's last transactions.
 //!
-//! Copied, never moved: the directory that it comes from must stay whole for a rollback.
+//! Copied, never moved: the directory that it comes from must stay whole for a rollback. A server takes away what it
+//! believes to be archived, its last checkpoint before a stop more than any other; so what counts is
+//! [secured](secure) before the server is stopped.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use crate::archive::{Identity, Repository, inventory};
 use crate::pg::history::TimelineHistory;
 use crate::pg::wal_page::first_page_matches;
-use crate::pg::{ArchiveName, PageHeader, TimelineId, WalSegmentName};
+use crate::pg::{ArchiveName, Lsn, PageHeader, TimelineId, WalSegmentName};
 use crate::repo::chain::Inventory;
-use crate::sys::durable::TemporaryFile;
-use crate::sys::faults;
+use crate::sys::durable::{self, TemporaryFile};
+use crate::sys::{faults, passing};
 
 /// The bytes of a segment's first page that tell what it is.
 const FIRST_PAGE_BYTES: usize = 8192;
@@ -107,18 +110,101 @@ impl Tail {
     }
 }
 
-/// Copies what one `pg_wal` has and the repository lacks to another `pg_wal`; answers what that is. The server whose it is
-/// may run.
-pub fn bring(repository: &Repository, identity: &Identity, from: &Path, to: &Path) -> anyhow::Result<Vec<ArchiveName>> {
-    let archive = inventory::read(repository, identity.system_identifier, identity.segment_size)?;
-    let missing = survey(from, identity)?.missing_from(&archive);
-    copy(&missing, from, to)?;
-    Ok(missing)
+/// Looks through several folders, as [`survey`] does through one. What one has counts.
+pub fn survey_all(folders: &[PathBuf], identity: &Identity) -> anyhow::Result<Tail> {
+    let mut all = Tail::default();
+    for folder in folders {
+        let found = survey(folder, identity)?;
+        all.segments.extend(found.segments);
+        let known: BTreeSet<_> = all.histories.iter().map(|history| history.timeline).collect();
+        all.histories.extend(found.histories.into_iter().filter(|history| !known.contains(&history.timeline)));
+    }
+    all.segments.sort_unstable();
+    all.segments.dedup();
+    Ok(all)
 }
 
-/// Copies these files from one `pg_wal` to another, durably; one that is there stays as it is. Safe to repeat.
+/// Copies what these folders have and the repository lacks to a `pg_wal`, what several have from the first of them;
+/// answers what that is. The server whose it is may run.
+pub fn bring(
+    repository: &Repository,
+    identity: &Identity,
+    from: &[PathBuf],
+    to: &Path,
+) -> anyhow::Result<Vec<ArchiveName>> {
+    let archive = inventory::read(repository, identity.system_identifier, identity.segment_size)?;
+    let mut brought = BTreeSet::new();
+    for folder in from {
+        let missing = survey(folder, identity)?.missing_from(&archive);
+        copy(&missing, folder, to)?;
+        brought.extend(missing);
+    }
+    Ok(brought.into_iter().collect())
+}
+
+/// Keeps what a `pg_wal` has from `needed_from` on and the repository lacks in a folder beside it, durably, so that it
+/// outlasts its server's next checkpoint. Makes the folder if there is anything to keep. Safe to repeat.
 ///
-/// One that is gone meanwhile is passed over: a server takes no file away before it is archived.
+/// A segment that waits to be archived is linked, which needs no room: its server keeps it, unless its
+/// `archive_command` forgets it from now on, and then the link does. All else is copied.
+pub fn secure(
+    repository: &Repository,
+    identity: &Identity,
+    needed_from: Lsn,
+    pg_wal: &Path,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let archive = inventory::read(repository, identity.system_identifier, identity.segment_size)?;
+    let size = identity.segment_size;
+    let is_needed = |name: &ArchiveName| match name {
+        ArchiveName::Segment(segment) => {
+            segment.start(size).is_some_and(|start| start.0.saturating_add(size.bytes()) > needed_from.0)
+        }
+        _ => true,
+    };
+    let mut missing = survey(pg_wal, identity)?.missing_from(&archive);
+    missing.retain(is_needed);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    durable::create_dir_all(folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
+    for name in &missing {
+        // What was linked earlier may have become another segment meanwhile.
+        let kept = folder.join(name.to_string());
+        if let ArchiveName::Segment(segment) = name
+            && kept.exists()
+            && !is_genuine(&kept, *segment, identity)
+        {
+            passing::remove(&kept).with_context(|| format!("remove {}", kept.display()))?;
+        }
+    }
+    missing.retain(|name| {
+        let name = name.to_string();
+        let waits = pg_wal.join(format!("archive_status/{name}.ready")).exists();
+        !(waits && durable::link_new(&pg_wal.join(&name), &folder.join(&name)).is_ok())
+    });
+    copy(&missing, pg_wal, folder)
+}
+
+/// Those of the files that are neither in the repository nor in this `pg_wal`.
+pub fn lost(
+    repository: &Repository,
+    identity: &Identity,
+    names: &[ArchiveName],
+    pg_wal: &Path,
+) -> anyhow::Result<Vec<ArchiveName>> {
+    let archive = inventory::read(repository, identity.system_identifier, identity.segment_size)?;
+    let is_archived = |name: &ArchiveName| match name {
+        ArchiveName::Segment(segment) => archive.has(*segment),
+        ArchiveName::History(timeline) => archive.has_history(*timeline),
+        _ => true,
+    };
+    let is_lost = |name: &&ArchiveName| !pg_wal.join(name.to_string()).exists() && !is_archived(name);
+    Ok(names.iter().filter(is_lost).copied().collect())
+}
+
+/// Copies these files from one folder to another, durably; one that is there stays as it is. Safe to repeat. One that is
+/// gone meanwhile is passed over.
 pub fn copy(names: &[ArchiveName], from: &Path, to: &Path) -> anyhow::Result<()> {
     for name in names.iter().map(ToString::to_string) {
         let source = from.join(&name);

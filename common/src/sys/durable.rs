@@ -263,6 +263,12 @@ impl Drop for TemporaryFile {
     }
 }
 
+/// Gives a file a second name on the same file system, durably. [`io::ErrorKind::AlreadyExists`] when something has it.
+pub fn link_new(file: &Path, name: &Path) -> io::Result<()> {
+    faults::call("link", name, || fs::hard_link(file, name))?;
+    sync_dir(parent_of(name))
+}
+
 /// Whether this file system has no hard links (or none left for this file), as its answer shows.
 fn link_is_unsupported(error: &io::Error) -> bool {
     matches!(

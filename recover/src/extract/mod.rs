@@ -181,8 +181,7 @@ impl Work<'_> {
             timeline: plan.timeline,
             action: plan.action,
         };
-        let live =
-            self.facts.origin.as_ref().map(|origin| (origin.pgdata.join("pg_wal"), Identity::of(&origin.control)));
+        let live = self.facts.origin.as_ref().map(|origin| (origin.wal_places(), Identity::of(&origin.control)));
         let revival = Revival {
             repository: &self.site.repository,
             backup: &self.decision.backup,
@@ -190,10 +189,11 @@ impl Work<'_> {
             wal: &plan.wal,
             demands: plan.demands,
             until: Some(plan.arrival.as_ref().map_or(plan.wal_reaches, |arrival| arrival.at)),
-            live: live.as_ref().map(|(pg_wal, identity)| (pg_wal.as_path(), *identity)),
+            live: live.as_ref().map(|(places, identity)| (&places[..], *identity)),
             programs: &self.site.programs,
             means: Means { jobs: unpacking::jobs(self.site), progress: &*ctx.progress, cancel: &ctx.cancel },
         };
+        revival.secure(folder)?;
         let unpacked = revival.unpack(folder)?;
         reporter.done(format!("{} files, {}, every one checked", unpacked.files, ByteCount(unpacked.bytes)))?;
         let arrival = revival.replay(folder).map_err(|err| reachable::told(err, plan, self.site))?;

@@ -37,7 +37,7 @@ use self::history::{History, Window};
 use self::judge::Rules;
 use self::report::Report;
 use crate::cli::{Cli, Timeline, parse_time_argument, parse_timeline};
-use crate::facts::{self, Facts};
+use crate::facts::{self, Facts, Origin};
 use crate::place::Place;
 
 /// Findings that are told unless more are asked for.
@@ -214,8 +214,8 @@ fn read(
     let (from, size) = (backup.span.start_lsn, backup.source.segment_size);
     let major = Some(backup.source.version_number / 10_000);
     let identity = Identity { system_identifier: facts.system, segment_size: size, major };
-    let pg_wal = facts.origin.as_ref().map(|origin| origin.pgdata.join("pg_wal"));
-    let mut source = moments::reader(repository, identity, pg_wal.as_deref());
+    let places = facts.origin.as_ref().map(Origin::wal_places).unwrap_or_default();
+    let mut source = moments::reader(repository, identity, &places);
     let until = args.to_lsn;
     let mut reader = RecordReader::with_rows(from, size);
     let reaches = choice.route.reaches(known, from);

@@ -130,6 +130,7 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, args: &RunArgs, site
     let wal = format!("WAL {} to {} along timeline {}", plan.wal_from, plan.wal_reaches, plan.timeline);
     let text = format!("{} is whole, {wal}", plan.backup);
     decision.plan.demands = decision.plan.demands.and(found.demands);
+    decision.plan.wal_ends = found.wal_ends;
     if let Some(arrival) = found.arrival {
         decision.plan.arrive(arrival);
     }

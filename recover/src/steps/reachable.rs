@@ -33,8 +33,8 @@ fn look(stopped: &Stopped, plan: &Plan, site: &Site<'_>) -> anyhow::Result<Strin
     let size = backup.source.segment_size;
     let system_identifier = plan.wal.system_identifier;
     let identity = Identity { system_identifier, segment_size: size, major: Some(plan.major) };
-    let pg_wal = plan.pgdata.join("pg_wal");
-    let at_hand = salvage::survey(&pg_wal, &identity)?;
+    let places = [plan.pgdata.join("pg_wal")];
+    let at_hand = salvage::survey_all(&places, &identity)?;
     let mut known = inventory::read(&site.repository, system_identifier, size)?;
     at_hand.add_to(&mut known);
     let route = Route::new(known.history(plan.timeline), size);
@@ -48,7 +48,7 @@ fn look(stopped: &Stopped, plan: &Plan, site: &Site<'_>) -> anyhow::Result<Strin
         (None, None) => (None, String::new(), ""),
     };
     let Some(until) = until else { return Ok(WINDOWS.to_owned()) };
-    let mut source = moments::reader(&site.repository, identity, Some(&pg_wal));
+    let mut source = moments::reader(&site.repository, identity, &places);
     let (cancel, progress) = (&site.ctx.cancel, &*site.ctx.progress);
     let last = moments::last_commit(&route, &mut source, backup.span.start_lsn, until, cancel, progress)?;
     // Before the backup's own end nothing is consistent.

@@ -1,13 +1,15 @@
 //! Step 2: the old server goes down.
 
+use common::repo::records::BackupRecord;
 use common::server::{StopMode, StopOutcome};
 
-use super::Site;
+use super::{Site, place};
 use crate::journal::{Journal, Stage};
 use crate::service::Service;
 
 /// Stops the server on the data directory, if one runs there.
-pub(crate) fn run(journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
+    place::secure(backup, journal, site)?;
     journal.set_out(Stage::Stopped, &site.place)?;
     let outcome = if journal.plan.replaces {
         Service::of(&journal.plan, site.ctx).stop(&site.programs, &site.place.pgdata, &site.ctx.cancel)?

@@ -21,7 +21,7 @@ use common::restore::target::Target;
 
 use super::Site;
 use crate::cli::{MomentArgs, Role};
-use crate::facts::{Facts, OldCluster};
+use crate::facts::{Facts, OldCluster, Origin};
 use crate::plan::{Arrival, Decision, Plan, Transaction};
 
 /// What the WAL on the way to the target tells.
@@ -29,6 +29,8 @@ use crate::plan::{Arrival, Decision, Plan, Transaction};
 pub(crate) struct Found {
     /// Where the target is; `None` for one that needs no finding: the end of the backup, the end of all WAL.
     pub(crate) arrival: Option<Arrival>,
+    /// Where all WAL ends, as far as it goes now; where replay goes to its end.
+    pub(crate) wal_ends: Option<Lsn>,
     /// The settings that replay meets on the way.
     pub(crate) demands: Demands,
 }
@@ -72,8 +74,8 @@ fn read(
 ) -> anyhow::Result<Located> {
     let major = Some(backup.source.version_number / 10_000);
     let identity = Identity { system_identifier: facts.system, segment_size: backup.source.segment_size, major };
-    let pg_wal = facts.origin.as_ref().map(|origin| origin.pgdata.join("pg_wal"));
-    let mut source = moments::reader(repository, identity, pg_wal.as_deref());
+    let places = facts.origin.as_ref().map(Origin::wal_places).unwrap_or_default();
+    let mut source = moments::reader(repository, identity, &places);
     let (cancel, progress) = (&ctx.cancel, &*ctx.progress);
     moments::locate(route, &mut source, backup.span.start_lsn, until, question, cancel, progress)
         .map_err(explain_damage)
@@ -103,7 +105,8 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     let beside_original = plan.role == Role::Copy && facts.origin.is_some();
     new_tablespaces(&located.tablespaces, &version, facts.directory.cluster(), beside_original)?;
     let demands = located.parameters.as_ref().map(Demands::of_wal).unwrap_or_default();
-    Ok(Found { arrival, demands })
+    let wal_ends = (plan.target == Target::Latest).then_some(located.end_of_wal);
+    Ok(Found { arrival, wal_ends, demands })
 }
 
 fn transaction(found: &moments::Transaction) -> Transaction {

@@ -123,7 +123,10 @@ fn shortfall(at: Lsn, plan: &Plan) -> Option<String> {
     let least = match plan.target {
         // It goes on for as long as it is one.
         _ if plan.standby.is_some() => return None,
-        Target::Latest => Lsn(plan.archive_reaches.0.saturating_sub(plan.segment_bytes)),
+        // A plan of before it was looked up has the archive's end alone.
+        Target::Latest => {
+            plan.wal_ends.unwrap_or_else(|| Lsn(plan.archive_reaches.0.saturating_sub(plan.segment_bytes)))
+        }
         Target::Immediate => consistent()?,
         _ => return None,
     };

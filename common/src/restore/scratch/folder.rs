@@ -95,6 +95,11 @@ impl Folder {
         self.path.join("data.holdfast")
     }
 
+    /// What the original's `pg_wal` had and no repository has.
+    pub fn tail(&self) -> PathBuf {
+        self.path.join("tail")
+    }
+
     /// The server's log.
     pub fn log(&self) -> PathBuf {
         self.beside().join("server.log")

@@ -7,13 +7,13 @@
 //! may have to be replayed. What it writes need not last, so nothing is synced.
 //!
 //! The caller has chosen backup, way and target, and proved that all of it is there. Then: [`Folder::make`],
-//! [`Revival::unpack`], [`Revival::replay`], [`session()`], [`Folder::remove`], whatever came of the others.
+//! [`Revival::secure`], [`Revival::unpack`], [`Revival::replay`], [`session()`], [`Folder::remove`], whatever came of the others.
 
 mod configuration;
 mod folder;
 mod session;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -52,8 +52,9 @@ pub struct Revival<'a> {
     pub demands: Demands,
     /// Where replay will end, for the progress.
     pub until: Option<Lsn>,
-    /// The `pg_wal` of the original on this host, for what is in no repository. It is read and nothing else.
-    pub live: Option<(&'a Path, Identity)>,
+    /// Where WAL of the original lies on this host, its own `pg_wal` first, for what is in no repository. It is read and
+    /// nothing else.
+    pub live: Option<(&'a [PathBuf], Identity)>,
     /// The programs of the backup's version.
     pub programs: &'a Programs,
     /// How the backup is unpacked; its progress and cancellation are those of the replay, too.
@@ -87,7 +88,7 @@ impl Revival<'_> {
             .with_context(|| format!("make {}", folder.beside().display()))?;
         configuration::write(self, folder)?;
         self.wal.write(&folder.wal_plan())?;
-        self.bring_live_wal(&pgdata)?;
+        self.bring_live_wal(folder)?;
         put(&folder.log(), "")?;
         put(&pgdata.join(RECOVERY_SIGNAL), "")?;
         let settings = vec![("data_directory".to_owned(), pgdata.display().to_string())];
@@ -113,10 +114,17 @@ impl Revival<'_> {
         self.means.cancel
     }
 
-    /// Copies what the original has in its own `pg_wal` and no repository has.
-    fn bring_live_wal(&self, pgdata: &Path) -> anyhow::Result<()> {
-        let Some((pg_wal, identity)) = &self.live else { return Ok(()) };
-        salvage::bring(self.repository, identity, pg_wal, &pgdata.join("pg_wal")).map(drop)
+    /// Keeps what the original has in its own `pg_wal` and no repository has, before its next checkpoint takes it away.
+    pub fn secure(&self, folder: &Folder) -> anyhow::Result<()> {
+        let Some(([pg_wal, ..], identity)) = &self.live else { return Ok(()) };
+        salvage::secure(self.repository, identity, self.backup.span.start_lsn, pg_wal, &folder.tail())
+    }
+
+    /// Copies what the original has, or had before, and no repository has.
+    fn bring_live_wal(&self, folder: &Folder) -> anyhow::Result<()> {
+        let Some((places, identity)) = &self.live else { return Ok(()) };
+        let from = [places, &[folder.tail()][..]].concat();
+        salvage::bring(self.repository, identity, &from, &folder.pgdata().join("pg_wal")).map(drop)
     }
 
     /// The major version.

@@ -28,11 +28,29 @@ fn let_the_archive_die(cluster: &Cluster, load: &Workload) -> Result<()> {
     load.wait_for(cluster, 20)
 }
 
+/// Several segments, each with a row of the table "late"; answers how many rows it wrote.
+fn write_segments(cluster: &Cluster) -> Result<u32> {
+    const COUNT: u32 = 6;
+    for n in 0..COUNT {
+        cluster.sql(&format!("insert into late values ({n})"))?;
+        cluster.end_segment()?;
+    }
+    cluster.sql("insert into late values (-1)")?;
+    Ok(COUNT + 1)
+}
+
 fn has_all(copy: &Cluster, acknowledged: &BTreeSet<u64>) -> Result<()> {
     let found = workload::orders(copy)?;
     let lost: Vec<_> = acknowledged.difference(&found).collect();
     ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     Ok(())
+}
+
+/// A configuration file with which nobody waits long for an archive.
+fn impatient(sandbox: &Sandbox) -> Result<String> {
+    let config = sandbox.path().join("impatient.toml");
+    sandbox.write(&config, b"[backup]\narchive-timeout = \"2s\"\n")?;
+    Ok(config.to_str().context("text")?.to_owned())
 }
 
 /// Killed with a dead archive; a copy has every committed row, and what was killed stays as it lies.
@@ -87,14 +105,61 @@ fn hazard_06_a_copy_of_a_living_server_with_a_dead_archive() -> Result<()> {
     let_the_archive_die(&cluster, &load)?;
     let acknowledged = load.stop()?;
     cluster.sql("create table last as select 1 as n")?;
-    let config = sandbox.path().join("impatient.toml");
-    sandbox.write(&config, b"[backup]\narchive-timeout = \"2s\"\n")?;
+    let config = impatient(&sandbox)?;
     let copy = future_copy(&cluster, "copy")?;
     let port = sandbox.new_port().to_string();
-    let config = config.to_str().context("text")?;
-    copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest", "--config", config])?.success()?;
+    copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest", "--config", &config])?.success()?;
     copy.wait_promoted()?;
     has_all(&copy, &acknowledged)?;
     ensure!(copy.sql("select n from last")? == "1" && cluster.is_running());
+    Ok(())
+}
+
+/// An archiver that says yes and keeps nothing: the last checkpoint before a stop takes away what only `pg_wal` had.
+#[test]
+fn hazard_06_a_stop_takes_no_wal_away() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, load) = scene(&sandbox)?;
+    let acknowledged = load.stop()?;
+    cluster.set("archive_command", "/bin/true")?;
+    cluster.sql("create table late (n int)")?;
+    let count = write_segments(&cluster)?;
+    cluster.recover(&["--target-latest", "--config", &impatient(&sandbox)?])?;
+    has_all(&cluster, &acknowledged)?;
+    ensure!(cluster.ask::<u32>("select count(*) from late")? == count, "rows are lost");
+    Ok(())
+}
+
+/// No archiver at all. What was kept beside the data directory also serves a recovery after a rollback, until it is
+/// cleaned up.
+#[test]
+fn hazard_06_what_a_stop_takes_away_is_there_after_a_rollback() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, load) = scene(&sandbox)?;
+    load.stop()?;
+    cluster.sql("alter system set archive_mode = off")?;
+    cluster.restart()?;
+    cluster.sql("create table late (n int)")?;
+    let count = write_segments(&cluster)?;
+    let lsn = cluster.sql("select pg_current_wal_insert_lsn()")?;
+    cluster.sql("drop table late")?;
+    cluster.sql("create table late (n int)")?;
+    write_segments(&cluster)?;
+    cluster.sql("drop table late")?;
+    let place = ["-D", cluster.pgdata_arg()?, "--repo", cluster.repo()?.arg()?, "-U", "postgres", "--yes"];
+    let recover = |words: &[&str]| sandbox.run("recover", &[words, &place].concat())?.success();
+    let comes_back = || {
+        recover(&["run", "--target-lsn", &lsn, "--config", &impatient(&sandbox)?])?;
+        ensure!(cluster.ask::<u32>("select count(*) from late")? == count, "rows are lost");
+        Ok(())
+    };
+    comes_back()?;
+    recover(&["rollback"])?;
+    ensure!(cluster.sql("select to_regclass('late') is null")? == "t");
+    comes_back()?;
+    let tail = cluster.pgdata().with_extension("holdfast").join("tail");
+    ensure!(tail.exists());
+    recover(&["cleanup"])?;
+    ensure!(!tail.exists(), "what is cleaned up is gone");
     Ok(())
 }
