@@ -126,6 +126,10 @@ impl Recipe {
         if let Some(repo) = &self.repo {
             lines.push(("archive_mode".to_owned(), "on".to_owned()));
             lines.push(("archive_command".to_owned(), archive_command(sandbox, repo)?));
+            if postgres::major()? >= 17 {
+                // As archive-wal setup wants it.
+                lines.push(("summarize_wal".to_owned(), "on".to_owned()));
+            }
         }
         lines.extend(self.settings.iter().cloned());
         Ok(lines)

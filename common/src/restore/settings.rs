@@ -78,6 +78,10 @@ pub fn replay(replay: &Replay, major: u32) -> Vec<Setting> {
     if major >= 15 {
         settings.push(("archive_library", String::new()));
     }
+    if major >= 17 {
+        // A promotion waits for the summarizer, which does not run without hot standby.
+        settings.push(("summarize_wal", "off".to_owned()));
+    }
     let chosen = match &replay.target {
         Target::Time(time) => Some(("recovery_target_time", for_postgresql(time))),
         Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),

@@ -44,3 +44,30 @@ fn a_lost_cluster_comes_back_as_it_was_at_a_moment(#[case] segment_mb: u32) -> R
     sandbox.run("verify", &["backup", "--all", "--repo", repo.arg()?])?.success()?;
     stock::check_and_stop(&cluster)
 }
+
+#[test]
+fn an_undone_recovery_leaves_the_cluster_as_it_was() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    workload::create_schema(&cluster)?;
+    cluster.backup(&[])?;
+    let load = Workload::start(&cluster, 2)?;
+    load.wait_for(&cluster, 20)?;
+    load.stop()?;
+    let before = workload::orders(&cluster)?;
+    // The others show what they were at the start until the next one.
+    let settings = "select name, setting from pg_settings
+        where source = 'configuration file' and context <> 'postmaster' order by name";
+    let set = cluster.sql(settings)?;
+    for (options, kept) in [(["--target-immediate"], false), (["--target-latest"], true)] {
+        cluster.recover(&options)?;
+        ensure!((workload::orders(&cluster)? == before) == kept, "{options:?}");
+        ensure!(cluster.sql(settings)? == set, "{options:?}: {}", cluster.sql(settings)?);
+        let place = ["-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
+        sandbox.run("recover", &[&["rollback"], &place[..]].concat())?.success()?;
+        workload::same_orders(&workload::orders(&cluster)?, &before)?;
+        ensure!(cluster.sql(settings)? == set, "after a rollback");
+    }
+    Ok(())
+}
