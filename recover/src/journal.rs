@@ -101,6 +101,9 @@ pub(crate) struct Journal {
     pub(crate) new_timeline: Option<TimelineId>,
     /// What the last check found worth telling.
     pub(crate) notes: Vec<String>,
+    /// What was found wrong and not accepted, because of which the recovery is not ended.
+    #[serde(default)]
+    pub(crate) withheld: Vec<String>,
     /// The `pg_wal` of the cluster itself, on this host, as it lay before anything was changed.
     pub(crate) origin_wal: Option<PathBuf>,
     /// When a rollback began: that moment names everything that it sets aside, however often it is called.
@@ -315,6 +318,7 @@ pub(crate) mod tests {
             final_auto_conf: Verbatim(vec![0xE9, 7]),
             new_timeline: Some(timeline),
             notes: vec![text.to_owned()],
+            withheld: vec![text.to_owned()],
             origin_wal: Some(path),
             undoing: Some(time),
             returned: true,

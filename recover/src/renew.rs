@@ -13,7 +13,7 @@ use common::restore::settings::{self, Replay, TargetAction, appended_to};
 use common::restore::target::Target;
 use common::server::backup::switch_wal;
 use common::server::{self, Programs, Session};
-use common::sys::process;
+use common::sys::{durable, process};
 
 use crate::cli::Cli;
 use crate::journal::{Journal, Renewal};
@@ -104,6 +104,25 @@ fn prepare(journal: &mut Journal, place: &Place, programs: &Programs, ctx: &Cont
     journal.renewal = Some(renewal.clone());
     journal.write(place)?;
     Ok(renewal)
+}
+
+/// After a renewal that failed: the cluster has its own settings again, so that its server archives meanwhile. One that
+/// has got its timeline is left alone. Safe to repeat; a later renewal begins anew.
+pub(crate) fn give_up(journal: &mut Journal, place: &Place, programs: &Programs, ctx: &Context) -> anyhow::Result<()> {
+    let signal = place.pgdata.join(RECOVERY_SIGNAL);
+    let Some(renewal) = journal.renewal.clone().filter(|renewal| renewal.to.is_none()) else { return Ok(()) };
+    if renewal.launched && !signal.exists() {
+        return Ok(());
+    }
+    Service::of(&journal.plan, ctx).stop(programs, &place.pgdata, &ctx.cancel)?;
+    journal.renewal = Some(Renewal { launched: false, ..renewal.clone() });
+    journal.write(place)?;
+    write(&place.pgdata.join(AUTO_CONF), &renewal.auto_conf.0)?;
+    if signal.exists() {
+        durable::remove_file(&signal).with_context(|| format!("remove {}", signal.display()))?;
+    }
+    journal.renewal = None;
+    journal.write(place)
 }
 
 /// The first segment of the new timeline goes into the archive: without it nobody else could follow there. A server that

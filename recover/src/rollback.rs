@@ -60,8 +60,13 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     }
     let runs = touched && journal.was_running && journal.plan.replaces;
     if let Err(err) = settle(&mut journal, runs, &place, &programs, cli, ctx) {
-        if runs && let Err(down) = restart::launch(&journal, &place, &programs, ctx) {
-            tracing::warn!("the old server does not start: {}", message_of(&down));
+        ctx.cancel.check()?;
+        let mut meanwhile = renew::give_up(&mut journal, &place, &programs, ctx);
+        if runs && meanwhile.is_ok() {
+            meanwhile = restart::launch(&journal, &place, &programs, ctx);
+        }
+        if let Err(down) = meanwhile {
+            tracing::warn!("the old server does not run meanwhile: {}", message_of(&down));
         }
         return Err(err.context(
             Advice::new(ExitClass::PartDone, format!("settle what the recovery of {pgdata} left in the repository")).hint(

@@ -1,6 +1,7 @@
 //! `recover status`: where the recovery of a data directory stands, and what can be done next. Changes nothing.
 
 use common::app::{Context, Outcome};
+use common::restore::settings::TargetAction;
 use common::server;
 use serde::Serialize;
 
@@ -74,7 +75,7 @@ pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
             "backup": journal.plan.backup, "target": journal.plan.target.to_string(), "steps": steps(&journal),
             "server_running": running, "timeline": journal.new_timeline, "preserved": journal.preserved(),
             "undoing_since": journal.undoing, "discarded": undo::set_aside(&journal), "cleaned_at": journal.cleaned,
-            "kept": kept, "next": next,
+            "kept": kept, "withheld": journal.withheld, "next": next,
         }))?;
     }
     Ok(Outcome::Done)
@@ -95,6 +96,7 @@ fn lines(journal: &Journal, running: bool, pgdata: &str) -> Vec<String> {
         format!("to              {}, from {}", journal.plan.target, journal.plan.backup),
         format!("server          {}", if running { "runs" } else { "does not run" }),
     ];
+    lines.extend(journal.withheld.iter().map(|finding| format!("found wrong     {finding}")));
     if let Some(cleaned) = journal.cleaned {
         lines.push(format!("cleaned up      {}, so it can no longer be undone", cleaned.format("%Y-%m-%d %H:%M:%SZ")));
     }
@@ -121,12 +123,18 @@ fn state(journal: &Journal, stage: Stage) -> State {
 fn next(journal: &Journal, pgdata: &str) -> Vec<String> {
     let command = |words: &str| format!("recover {words} -D {pgdata}");
     match journal.stage {
+        Stage::Done | Stage::RolledBack if journal.cleaned.is_some() => Vec::new(),
         Stage::RolledBack => vec![command("cleanup")],
-        Stage::Done if journal.cleaned.is_some() => Vec::new(),
-        Stage::Done => vec![command("cleanup"), command("rollback")],
+        Stage::Done => vec![command("rollback"), command("cleanup")],
         _ if journal.undoing.is_some() => vec![command("rollback")],
         _ if !journal.is_touched() => Vec::new(),
+        Stage::Placed | Stage::Started if !journal.withheld.is_empty() => {
+            vec![command("rollback"), command("finish --accept-findings")]
+        }
         Stage::Placed if !journal.plan.starts => vec![command("finish"), command("rollback")],
+        Stage::Started if journal.plan.action != TargetAction::Promote => {
+            vec![command("promote"), command("continue --target-…"), command("rollback")]
+        }
         Stage::Started => vec![command("run --resume"), command("finish"), command("rollback")],
         _ => vec![command("run --resume"), command("rollback")],
     }
@@ -146,7 +154,7 @@ mod tests {
     #[case(Stage::Preserved, Some(Stage::Extracted), "dddb----", "run --resume rollback")]
     #[case(Stage::Started, None, "ddddddb-", "run --resume finish rollback")]
     #[case(Stage::Started, Some(Stage::Done), "dddddddb", "run --resume finish rollback")]
-    #[case(Stage::Done, None, "dddddddd", "cleanup rollback")]
+    #[case(Stage::Done, None, "dddddddd", "rollback cleanup")]
     #[case(Stage::RolledBack, None, "--------", "cleanup")]
     fn tells_where_it_stands(
         #[case] stage: Stage,
@@ -156,6 +164,7 @@ mod tests {
     ) {
         let mut journal = journal("/data", 7, Target::Latest);
         (journal.stage, journal.toward, journal.undoing, journal.plan.starts) = (stage, toward, None, true);
+        (journal.plan.action, journal.withheld) = (TargetAction::Promote, Vec::new());
         let found: String = steps(&journal)
             .iter()
             .map(|row| match row.state {

@@ -89,6 +89,7 @@ pub(crate) fn begin(facts: &Facts, decision: &Decision, was_running: bool, site:
         final_auto_conf: Verbatim::default(),
         new_timeline: None,
         notes: Vec::new(),
+        withheld: Vec::new(),
         origin_wal: facts.origin.as_ref().map(|origin| origin.pgdata.join("pg_wal")),
         undoing: None,
         returned: false,

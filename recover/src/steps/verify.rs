@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use common::archive::identity::read_control;
 use common::pg::Lsn;
-use common::report::Advice;
+use common::report::{Advice, Cancel};
 use common::restore::demands::Demands;
 use common::restore::follow::{Arrival, last_words};
 use common::restore::target::Target;
-use common::server::{Session, await_session};
+use common::server::{Conninfo, Session, await_session};
 use common::sys::clock::{Deadline, poll};
 use serde::Serialize;
 
@@ -31,6 +31,12 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// How long a server may take to read its configuration.
 const RELOAD_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a look at a table waits for whoever has locked it: at a target a transaction may hold one for ever.
+const LOCK_WAIT: &str = "SET lock_timeout = '5s'";
+
+/// Tables that are named as locked.
+const LOCKED_MAX: usize = 20;
 
 /// Between two looks whether it has.
 const RELOAD_PAUSE: Duration = Duration::from_millis(100);
@@ -74,6 +80,7 @@ pub(crate) fn run(arrival: &Arrival, journal: &mut Journal, site: &Site<'_>) -> 
         }
         Arrival::Paused { at } => {
             let mut session = connect(&journal.plan, site)?;
+            journal.notes = locked(&mut session)?;
             examine(&mut session, &journal.plan, site, &mut verified)?;
             verified.seen = format!("{}, waiting at {at}", verified.seen);
         }
@@ -155,9 +162,18 @@ fn release(journal: &mut Journal, site: &Site<'_>, verified: &mut Verified) -> a
     anyhow::ensure!(in_recovery.as_deref() == Some("f"), "the server is still in recovery");
     examine(&mut session, &journal.plan, site, verified)?;
     journal.notes = in_doubt(&mut session)?;
-    if !verified.findings.is_empty() && !site.cli.accepts_findings() {
-        verified.withheld = true;
-        return journal.write(&site.place);
+    if site.cli.accepts_findings() {
+        journal.withheld.clear();
+    } else {
+        // Another look may see less: a sample, or a call without the same options.
+        let known = std::mem::take(&mut journal.withheld);
+        let forgotten: Vec<_> = known.into_iter().filter(|finding| !verified.findings.contains(finding)).collect();
+        verified.findings.extend(forgotten);
+        if !verified.findings.is_empty() {
+            verified.withheld = true;
+            journal.withheld.clone_from(&verified.findings);
+            return journal.write(&site.place);
+        }
     }
     configure::finish(journal, site)?;
     journal.notes.extend(left_until_a_restart(&mut session, site)?);
@@ -276,6 +292,13 @@ pub(crate) fn connect(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Session> {
     await_session(&conninfo, ANSWER_WAIT_MAX, &site.ctx.cancel).with_context(advice)
 }
 
+/// A session that gives up a look at a table which somebody has locked.
+fn looking_session(conninfo: &Conninfo, cancel: &Cancel) -> anyhow::Result<Session> {
+    let mut session = Session::connect(conninfo, cancel)?;
+    session.execute(LOCK_WAIT)?;
+    Ok(session)
+}
+
 /// The databases that take connections; only a client of the right encoding can name those that are no UTF-8.
 pub(crate) fn databases(session: &mut Session) -> anyhow::Result<Vec<Result<String, std::string::FromUtf8Error>>> {
     let names = session.stored(&["datname"], "pg_database WHERE datallowconn ORDER BY datname")?;
@@ -303,6 +326,30 @@ fn catalogs(
         count => format!(", {count} not asked because the name is no UTF-8"),
     };
     Ok(format!("{named} databases with {relations} relations answer{left_out}"))
+}
+
+/// Tables that transactions which are open at the moment have locked against everybody: replay holds their locks.
+fn locked(session: &mut Session) -> anyhow::Result<Vec<String>> {
+    let rows = session.rows(
+        "SELECT DISTINCT d.datname, CASE WHEN d.datname = current_database() THEN l.relation::regclass::text \
+         ELSE 'relation ' || l.relation END FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+         WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted \
+         AND l.pid <> pg_backend_pid() ORDER BY 1, 2",
+    )?;
+    let names: Vec<String> = rows
+        .into_iter()
+        .filter_map(|row| <[Option<String>; 2]>::try_from(row).ok())
+        .filter_map(|[database, table]| Some(format!("{} of {}", table?, database?)))
+        .collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let more = if names.len() > LOCKED_MAX { ", …" } else { "" };
+    let some = names.iter().take(LOCKED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    Ok(vec![format!(
+        "a transaction that is open at this moment has locked {some}{more}: whoever reads that waits, until recover promote \
+         ends the transaction"
+    )])
 }
 
 /// Transactions that were prepared and neither committed nor rolled back at the target.

@@ -66,3 +66,23 @@ fn a_waiting_recovery_goes_on_and_is_promoted() -> Result<()> {
     recover(&cluster, "promote", &[])?.expect_code(20)?.says(&["is over"])?;
     cluster.stop(StopMode::Immediate)
 }
+
+/// Just before a drop the transaction that drops is open, and replay holds its lock: whoever reads that table would wait for ever.
+#[test]
+fn a_table_that_is_locked_at_the_target_holds_nobody_up() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table orders as select 7 as n")?;
+    cluster.backup(&[])?;
+    let xid = cluster.sql("begin; drop table orders; select txid_current(); commit")?;
+    let counts = sandbox.path().join("counts");
+    sandbox.write(&counts, b"postgres public.orders 1\n")?;
+    let target = ["--target-xid", &xid, "--target-exclusive", "--target-action", "pause"];
+    let counted = ["--row-counts", counts.to_str().context("text")?];
+    let told = ["has locked public.orders of postgres", "lock timeout"];
+    cluster.try_recover(&[&target[..], &counted].concat())?.expect_code(3)?.prints(&told)?;
+    recover(&cluster, "promote", &counted)?.success()?;
+    ensure!(cluster.sql("select n from orders")? == "7");
+    Ok(())
+}

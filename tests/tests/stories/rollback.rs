@@ -132,6 +132,38 @@ fn an_old_server_that_does_not_come_up_is_told_of() -> Result<()> {
     Ok(())
 }
 
+/// The old cluster cannot get its newer timeline yet; until then it runs and archives as before.
+#[test]
+fn a_rollback_that_cannot_settle_leaves_a_server_that_archives() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table t as select 7 as n")?;
+    let auto_conf = || std::fs::read(cluster.pgdata().join("postgresql.auto.conf"));
+    let before = auto_conf()?;
+    cluster.backup(&[])?;
+    cluster.recover(&["--target-immediate"])?;
+    cluster.switch_wal()?;
+    let mut files = e2e::sandbox::walk(repo.path()).into_iter();
+    let history = files.find(|path| path.to_string_lossy().contains("00000002.history"));
+    let history = history.context("the recovery's timeline is archived")?;
+    // A history that is missing below one that is there is a hole, and no server passes it.
+    let later = history.with_file_name(history.file_name().context("a name")?.to_string_lossy().replace("02.", "04."));
+    sandbox.copy(&history, &later)?;
+
+    let place = ["-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres"];
+    let rollback = |options: &[&str]| sandbox.run("recover", &[&["rollback"], &place[..], options].concat());
+    rollback(&["--yes"])?.expect_code(4)?.says(&["00000003.history"])?;
+    wait::until("the server is back", || Ok(cluster.try_sql("select 1")?.code == Some(0)))?;
+    ensure!(auto_conf()? == before, "settings of the renewal are left");
+    cluster.switch_wal()?;
+    sandbox.clear(&later)?;
+    rollback(&[])?.success()?;
+    ensure!(auto_conf()? == before && cluster.timeline()? == 3);
+    cluster.switch_wal()?;
+    Ok(())
+}
+
 #[test]
 fn cleaning_up_is_for_good() -> Result<()> {
     let sandbox = Sandbox::new()?;

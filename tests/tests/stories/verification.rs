@@ -63,6 +63,12 @@ fn what_is_found_wrong_holds_the_end_back() -> Result<()> {
         &[&wrong[..], &["archiving stays off".to_owned()]].concat().iter().map(String::as_str).collect::<Vec<_>>(),
     )?;
     ensure!(cluster.sql("show archive_command")?.is_empty(), "it archives what was found wrong");
+    // What was found is not forgotten by a call that looks at less.
+    let less = ["--page-sample", "0"];
+    recover(&cluster, "finish", &less)?.expect_code(3)?.prints(&[&wrong[0], &wrong[1], "archiving stays off"])?;
+    let status = sandbox.run("recover", &["status", "-D", cluster.pgdata_arg()?])?.success()?;
+    status.prints(&[&wrong[0], &wrong[1], "finish --accept-findings"])?;
+    ensure!(cluster.sql("show archive_command")?.is_empty(), "it archives what was found wrong");
     recover(&cluster, "finish", &[&checks[..], &["--accept-findings"]].concat())?.success()?;
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)

@@ -4,7 +4,7 @@
 //! a share lock; it works on a server that waits at its target too.
 
 use common::report::Cancel;
-use common::server::{Conninfo, Session, SqlError};
+use common::server::{Conninfo, SqlError};
 use serde::Serialize;
 
 use crate::cli::Amcheck;
@@ -46,7 +46,7 @@ pub(crate) fn check(
     found: &mut Indexes,
     cancel: &Cancel,
 ) -> anyhow::Result<()> {
-    let mut session = Session::connect(conninfo, cancel)?;
+    let mut session = super::looking_session(conninfo, cancel)?;
     let schema = session.value(
         "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace \
          WHERE e.extname = 'amcheck'",

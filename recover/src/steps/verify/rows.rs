@@ -111,7 +111,7 @@ pub(crate) fn compare(
     }
     let mut differences = Vec::new();
     for (database, counts) in by_database {
-        let mut session = match Session::connect(&conninfo(database)?, cancel) {
+        let mut session = match super::looking_session(&conninfo(database)?, cancel) {
             Ok(session) => session,
             Err(err) => {
                 cancel.check()?;
