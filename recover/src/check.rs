@@ -16,6 +16,7 @@ use crate::steps::{self, Site};
 
 /// Proves; a refusal is the error that `recover run` would end with.
 pub(crate) fn run(args: &CheckArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
+    steps::verify::prepare(&args.run.verify)?;
     let place = Place::of(ctx)?;
     Journal::refuse_unfinished(&place)?;
     let repository = facts::open_repository(ctx)?;

@@ -32,6 +32,8 @@ fn what_is_found_wrong_holds_the_end_back() -> Result<()> {
 
     let report = sandbox.path().join("home/report.json");
     let report_file = report.to_str().context("text")?;
+    let absent = ["--target-latest", "--row-counts", "/no/such/file"];
+    recover(&cluster, "check", &absent)?.says(&["/no/such/file"])?.expect_code(2)?;
     let checks = ["--row-counts", file, "--amcheck=all", "--page-sample", "1 GB", "--report", report_file];
     cluster.recover(&[&["--target-latest"], &checks[..]].concat())?;
     let json: serde_json::Value = serde_json::from_slice(&fs::read(&report)?)?;
