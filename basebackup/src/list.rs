@@ -65,7 +65,11 @@ pub(crate) fn list(ctx: &Context) -> anyhow::Result<Outcome> {
     for setting in ctx.settings.require_repositories()? {
         let repository = ctx.open(setting)?;
         let (place, now) = (repository.describe(), ctx.clock.now());
-        lines.extend(backups::list(&repository)?.into_iter().map(|(id, found)| line(&place, id, found, now)));
+        let found = backups::list(&repository)?;
+        if found.is_empty() {
+            repository.require_cluster()?;
+        }
+        lines.extend(found.into_iter().map(|(id, found)| line(&place, id, found, now)));
     }
     if ctx.output.is_json() {
         ctx.output.json(&serde_json::json!({ "backups": lines }))?;

@@ -135,6 +135,9 @@ pub(crate) fn gather_beside(
 ) -> anyhow::Result<Facts> {
     let directory = look_at(&place.pgdata)?;
     let all = backups::complete(repository)?;
+    if all.is_empty() {
+        repository.require_cluster()?;
+    }
     let own = identity::read_control(production).ok().map(|control| control.system_identifier);
     let newest = all.last().map(|backup| backup.source.system_identifier);
     let known = own.filter(|system| all.iter().any(|backup| backup.source.system_identifier == *system));

@@ -11,7 +11,11 @@ pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
     let repository = open_repository(ctx)?;
     let mut rows = Vec::new();
     let mut documents = Vec::new();
-    for (id, found) in backups::list(&repository)? {
+    let all = backups::list(&repository)?;
+    if all.is_empty() {
+        repository.require_cluster()?;
+    }
+    for (id, found) in all {
         match found {
             Found::Complete(backup) => {
                 rows.push(vec![

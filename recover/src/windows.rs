@@ -28,6 +28,9 @@ struct Window {
 pub(crate) fn run(ctx: &Context) -> anyhow::Result<Outcome> {
     let repository = open_repository(ctx)?;
     let all = backups::complete(&repository)?;
+    if all.is_empty() {
+        repository.require_cluster()?;
+    }
     let mut windows = Vec::new();
     let mut known: Option<(u64, Inventory)> = None;
     for backup in &all {

@@ -65,8 +65,7 @@ fn one(setting: &RepositorySetting, policy: Policy, dry_run: bool, ctx: &Context
     let repository = ctx.open(setting)?;
     let catalog = facts::gather(&repository)?;
     if catalog.is_empty() {
-        let message = format!("there is no cluster \"{}\" in {}", ctx.settings.cluster.value, repository.describe());
-        return Err(Advice::no_repository(message).hint("check --repo and --cluster").into());
+        repository.require_cluster()?;
     }
     let plan = policy::decide(&catalog, policy, ctx.clock.now());
     let acted = if dry_run {

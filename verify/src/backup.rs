@@ -36,27 +36,19 @@ fn jobs(args: &BackupArgs, ctx: &Context) -> usize {
 /// The backups to look at, oldest first. Those that nobody finished are no backups.
 fn ids(args: &BackupArgs, repository: &Repository, ctx: &Context) -> anyhow::Result<Vec<BackupId>> {
     if let Some(id) = args.id {
-        require_cluster(repository, ctx)?;
+        repository.require_cluster()?;
         return Ok(vec![id]);
     }
     let is_backup = |found: &Found| !matches!(found, Found::Unfinished(_));
     let found = backups::list(repository)?;
     let ids: Vec<BackupId> = found.iter().filter(|(_, found)| is_backup(found)).map(|(id, _)| *id).collect();
     if ids.is_empty() {
-        require_cluster(repository, ctx)?;
+        repository.require_cluster()?;
         // Nothing was proved, and whoever watches this must not take that for good news.
         let message = format!("there is no backup of \"{}\" in {}", ctx.settings.cluster.value, repository.describe());
         return Err(Advice::failed(message).hint("basebackup takes one").into());
     }
     Ok(ids)
-}
-
-fn require_cluster(repository: &Repository, ctx: &Context) -> anyhow::Result<()> {
-    if !repository.list_all(&repository.layout().root())?.is_empty() {
-        return Ok(());
-    }
-    let message = format!("there is no cluster \"{}\" in {}", ctx.settings.cluster.value, repository.describe());
-    Err(Advice::no_repository(message).hint("check --repo and --cluster").into())
 }
 
 /// Inspects one backup; `None` when it was removed meanwhile and is one of many.

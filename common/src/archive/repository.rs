@@ -121,6 +121,16 @@ impl Repository {
         self.store.describe()
     }
 
+    /// Refuses a cluster that nothing is known of here: its name was mistyped, or this is another repository. Lists all
+    /// that is the cluster's: ask where nothing was found.
+    pub fn require_cluster(&self) -> anyhow::Result<()> {
+        if !self.list_all(&self.layout.root())?.is_empty() {
+            return Ok(());
+        }
+        let message = format!("there is no cluster \"{}\" in {}", self.layout.cluster(), self.describe());
+        Err(Advice::no_repository(message).hint("check --repo and --cluster").into())
+    }
+
     /// The system identifiers that the cluster is known by.
     pub fn identities(&self) -> anyhow::Result<Vec<IdentityRecord>> {
         let mut records = Vec::new();

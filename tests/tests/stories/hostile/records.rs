@@ -280,6 +280,24 @@ fn zeros(count: u64) -> Result<Vec<u8>> {
     Ok(encoder.finish()?)
 }
 
+#[test]
+fn a_mistyped_cluster_is_no_empty_list() -> Result<()> {
+    let scene = Scene::new()?;
+    let calls: [(&str, &[&str]); 6] = [
+        ("basebackup", &["list"]),
+        ("recover", &["list"]),
+        ("recover", &["windows"]),
+        ("recover", &["find", "-D", scene.node.pgdata_arg()?]),
+        ("verify", &["backup", "--all"]),
+        ("retention", &["--keep-last", "1"]),
+    ];
+    for (program, words) in calls {
+        let words = [words, &["--cluster", "mian"]].concat();
+        scene.run(program, &words)?.expect_code(10)?.says(&["no cluster \"mian\""])?;
+    }
+    Ok(())
+}
+
 /// Of a backup that never ended only `started.json` tells whose it is: what cannot be read is nobody's to remove.
 #[test]
 fn a_run_whose_record_is_damaged_is_left_alone() -> Result<()> {
