@@ -41,6 +41,9 @@ const LOCKED_MAX: usize = 20;
 /// Between two looks whether it has.
 const RELOAD_PAUSE: Duration = Duration::from_millis(100);
 
+/// `DATCONNLIMIT_INVALID_DB` (`src/include/catalog/pg_database.h`).
+const INVALID_DATABASE: i32 = -2;
+
 /// What the check looked at and found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Verified {
@@ -162,6 +165,7 @@ fn release(journal: &mut Journal, site: &Site<'_>, verified: &mut Verified) -> a
     anyhow::ensure!(in_recovery.as_deref() == Some("f"), "the server is still in recovery");
     examine(&mut session, &journal.plan, site, verified)?;
     journal.notes = in_doubt(&mut session)?;
+    journal.notes.extend(invalid(&mut session)?);
     if site.cli.accepts_findings() {
         journal.withheld.clear();
     } else {
@@ -183,8 +187,8 @@ fn release(journal: &mut Journal, site: &Site<'_>, verified: &mut Verified) -> a
 /// Looks at everything that a server that takes sessions can be asked about.
 fn examine(session: &mut Session, plan: &Plan, site: &Site<'_>, verified: &mut Verified) -> anyhow::Result<()> {
     let args = site.cli.verify();
-    let databases = databases(session)?;
-    let mut parts = vec![catalogs(&databases, plan, site)?];
+    let (databases, seen) = catalogs(session, plan, site, &mut verified.findings)?;
+    let mut parts = vec![seen];
     let to = |database: &str| {
         let mut conninfo = start::conninfo(plan, site)?;
         conninfo.set("dbname", database)?;
@@ -195,7 +199,7 @@ fn examine(session: &mut Session, plan: &Plan, site: &Site<'_>, verified: &mut V
     if let Some(which) = args.amcheck {
         let mut found = Indexes::default();
         let seed = seed(site);
-        for database in databases.iter().flatten() {
+        for database in &databases {
             indexes::check(database, &to(database)?, which, seed, &mut found, &site.ctx.cancel)
                 .with_context(|| format!("check the indexes of database {database:?}"))?;
         }
@@ -299,33 +303,70 @@ fn looking_session(conninfo: &Conninfo, cancel: &Cancel) -> anyhow::Result<Sessi
     Ok(session)
 }
 
-/// The databases that take connections; only a client of the right encoding can name those that are no UTF-8.
+/// The databases that take connections; only a client of the right encoding can name those that are no UTF-8. An
+/// invalid one takes none, whatever else its row says.
 pub(crate) fn databases(session: &mut Session) -> anyhow::Result<Vec<Result<String, std::string::FromUtf8Error>>> {
-    let names = session.stored(&["datname"], "pg_database WHERE datallowconn ORDER BY datname")?;
+    let names = session.stored(
+        &["datname"],
+        &format!("pg_database WHERE datallowconn AND datconnlimit <> {INVALID_DATABASE} ORDER BY datname"),
+    )?;
     Ok(names.into_iter().flatten().map(String::from_utf8).collect())
 }
 
-/// Reads the catalog of every database; answers what was seen.
+/// What there is to do about databases that an interrupted `DROP DATABASE` has left.
+fn invalid(session: &mut Session) -> anyhow::Result<Vec<String>> {
+    let from = format!("pg_database WHERE datconnlimit = {INVALID_DATABASE} ORDER BY datname");
+    let names = session.stored(&["datname"], &from)?;
+    let told = |name: Vec<u8>| {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        format!("database {name:?} is invalid: a DROP DATABASE of it was cut short; drop it once more")
+    };
+    Ok(names.into_iter().flatten().map(told).collect())
+}
+
+/// Reads the catalog of every database; answers those that were read, and what was seen. One that lets nobody in is a
+/// finding, as long as the server itself answers.
 fn catalogs(
-    databases: &[Result<String, std::string::FromUtf8Error>],
+    session: &mut Session,
     plan: &Plan,
     site: &Site<'_>,
-) -> anyhow::Result<String> {
-    let mut relations = 0_u64;
-    for name in databases.iter().flatten() {
+    findings: &mut Vec<String>,
+) -> anyhow::Result<(Vec<String>, String)> {
+    let all = databases(session)?;
+    let (known, own) = (all.len(), session.value("SELECT current_database()")?);
+    let named: Vec<String> = all.into_iter().flatten().collect();
+    let (mut read, mut relations, left_out) = (Vec::new(), 0_u64, known - named.len());
+    for name in named {
+        let reading = || format!("read the catalog of database {name:?}");
         let mut conninfo = start::conninfo(plan, site)?;
         conninfo.set("dbname", name.clone())?;
-        let reading = || format!("read the catalog of database {name:?}");
-        let mut session = Session::connect(&conninfo, &site.ctx.cancel).with_context(reading)?;
-        let count = session.value("SELECT count(*) FROM pg_class").with_context(reading)?;
-        relations += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+        match count_relations(&conninfo, site) {
+            Ok(count) => {
+                relations += count;
+                read.push(name);
+            }
+            Err(err) => {
+                site.ctx.cancel.check()?;
+                if own.as_ref() == Some(&name) || session.value("SELECT 1").is_err() {
+                    return Err(err).with_context(reading);
+                }
+                findings.push(format!("database {name:?} cannot be read: {err:#}"));
+            }
+        }
     }
-    let named = databases.iter().flatten().count();
-    let left_out = match databases.len() - named {
+    let left_out = match left_out {
         0 => String::new(),
         count => format!(", {count} not asked because the name is no UTF-8"),
     };
-    Ok(format!("{named} databases with {relations} relations answer{left_out}"))
+    let seen = format!("{} databases with {relations} relations answer{left_out}", read.len());
+    Ok((read, seen))
+}
+
+/// How many relations the catalog of a database tells of.
+fn count_relations(conninfo: &Conninfo, site: &Site<'_>) -> anyhow::Result<u64> {
+    let mut session = looking_session(conninfo, &site.ctx.cancel)?;
+    let count = session.value("SELECT count(*) FROM pg_class")?;
+    Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
 }
 
 /// Tables that transactions which are open at the moment have locked against everybody: replay holds their locks.

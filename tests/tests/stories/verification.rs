@@ -75,3 +75,29 @@ fn what_is_found_wrong_holds_the_end_back() -> Result<()> {
     cluster.switch_wal()?;
     cluster.stop(StopMode::Immediate)
 }
+
+/// A database that an interrupted DROP DATABASE left behind stops no recovery, and is named. One that cannot be entered is
+/// a finding.
+#[test]
+fn a_database_that_nobody_can_enter_does_not_stop_a_recovery() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create extension if not exists amcheck; create database half; create database shut")?;
+    cluster.sql("create table t as select 1 as n")?;
+    cluster.backup(&[])?;
+    cluster.sql("update pg_database set datconnlimit = -2 where datname = 'half'")?;
+    let counts = recover(&cluster, "row-counts", &[])?.success()?.stdout;
+    ensure!(counts == "postgres public.t 1\n", "{counts}");
+    cluster.try_recover(&["--target-latest", "--amcheck"])?.success()?.prints(&["\"half\"", "DROP DATABASE"])?;
+
+    cluster.try_recover(&["--target-latest", "--target-timeline", "1", "--no-start"])?.success()?;
+    cluster.start()?;
+    cluster.wait_promoted()?;
+    let shut: u32 = cluster.ask("select oid from pg_database where datname = 'shut'")?;
+    sandbox.clear(&cluster.pgdata().join(format!("base/{shut}/PG_VERSION")))?;
+    recover(&cluster, "finish", &["--amcheck"])?.expect_code(3)?.prints(&["found wrong: database \"shut\""])?;
+    recover(&cluster, "finish", &["--amcheck", "--accept-findings"])?.success()?.prints(&["\"half\""])?;
+    cluster.switch_wal()?;
+    cluster.stop(StopMode::Immediate)
+}
