@@ -63,7 +63,8 @@ const TARGETS: [&str; 5] =
 /// The settings of the recovery itself; they go once it is over.
 ///
 /// Nothing is archived while they stand: what a recovery wrote becomes part of the archive only when it is known to be
-/// good. Without hot standby a raised `max_connections` in the WAL does not stop replay short of the target; only a
+/// good. A delay is for standbys that stay some: here it would hold each commit back for as long as it is too young.
+/// Without hot standby a raised `max_connections` in the WAL does not stop replay short of the target; only a
 /// pause needs it.
 pub fn replay(replay: &Replay, major: u32) -> Vec<Setting> {
     let mut settings = vec![
@@ -73,6 +74,7 @@ pub fn replay(replay: &Replay, major: u32) -> Vec<Setting> {
         ("recovery_end_command", String::new()),
         ("primary_conninfo", String::new()),
         ("primary_slot_name", String::new()),
+        ("recovery_min_apply_delay", "0".to_owned()),
         ("hot_standby", if replay.action == TargetAction::Pause { "on" } else { "off" }.to_owned()),
     ];
     if major >= 15 {
@@ -115,7 +117,8 @@ pub struct Standby {
     pub port: Option<u16>,
 }
 
-/// The settings that make a server with a `standby.signal` this standby. They stay for as long as it is one.
+/// The settings that make a server with a `standby.signal` this standby. They stay for as long as it is one. Its delay is
+/// what the rest of the configuration says.
 pub fn standby(standby: &Standby) -> Vec<Setting> {
     let mut settings = vec![
         ("restore_command", standby.restore_command.clone()),
@@ -345,6 +348,17 @@ mod tests {
         assert_eq!(settings[place("recovery_target_lsn")].1, "0/16B3748");
         assert_eq!(settings[place("recovery_target_timeline")].1, "3");
         assert_eq!(settings[place("recovery_target_inclusive")].1, "off");
+    }
+
+    #[test]
+    fn a_standby_alone_is_delayed() {
+        let delay = |settings: Vec<Setting>| {
+            settings.into_iter().find(|(name, _)| *name == "recovery_min_apply_delay").map(|(_, value)| value)
+        };
+        let standby =
+            Standby { restore_command: "x".into(), primary_conninfo: None, slot: None, timeline: None, port: None };
+        assert_eq!(delay(replay_to(Target::Latest, 15)).as_deref(), Some("0"));
+        assert_eq!(delay(super::standby(&standby)), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn a_waiting_recovery_goes_on_and_is_promoted() -> Result<()> {
     let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
     workload::create_schema(&cluster)?;
     // What was there before, to the byte: another encoding, no line's end.
-    let lasting = b"# by hand: \xE9t\xE9\r\nwork_mem = '5MB'".as_slice();
+    let lasting = b"# by hand: \xE9t\xE9\r\nrecovery_min_apply_delay = 1h\nwork_mem = '5MB'".as_slice();
     sandbox.write(&cluster.pgdata().join("postgresql.auto.conf"), lasting)?;
     cluster.backup(&[])?;
     let load = Workload::start(&cluster, 2)?;

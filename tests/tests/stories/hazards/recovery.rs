@@ -20,6 +20,7 @@ fn scene(sandbox: &Sandbox, left_over: (&str, &str)) -> Result<(Cluster, Oracle)
         .set("primary_conninfo", "host=/nowhere user=nobody")
         .set("primary_slot_name", "gone")
         .set("restore_command", "/bin/false")
+        .set("recovery_min_apply_delay", "1h")
         .set("recovery_end_command", &format!("echo end >> {marker}"))
         .set("archive_cleanup_command", &format!("echo cleanup >> {marker}"))
         .start(sandbox)?;
