@@ -59,9 +59,15 @@ pub(crate) fn place(path: &Path, word: Word, time: DateTime<Utc>) -> PathBuf {
     }
 }
 
-/// Whether this is PostgreSQL's own folder in a tablespace.
+/// Whether this is PostgreSQL's own folder in a tablespace, by its name: `PG_15_202209061`
+/// (`TABLESPACE_VERSION_DIRECTORY` in `src/include/common/relpath.h`).
 pub(crate) fn is_version(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("PG_"))
+    const CATALOG_VERSION_DIGITS: usize = 9;
+    let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = path.file_name().and_then(|name| name.to_str()?.strip_prefix("PG_")?.split_once('_'));
+    numbers.is_some_and(|(major, catalog)| {
+        are_digits(major) && are_digits(catalog) && catalog.len() == CATALOG_VERSION_DIGITS
+    })
 }
 
 /// The folder that a mount point's files move into while not all of them lie in it.
@@ -183,7 +189,13 @@ mod tests {
         let time = DateTime::UNIX_EPOCH;
         let at = |path: &str| place(Path::new(path), Word::Before, time).display().to_string();
         assert_eq!(at("/srv/none/data"), "/srv/none/data.before-19700101_000000_000");
-        assert_eq!(at("/ts/PG_15_1"), "/ts/holdfast-before-19700101_000000_000/PG_15_1");
+        assert_eq!(at("/ts/PG_15_202209061"), "/ts/holdfast-before-19700101_000000_000/PG_15_202209061");
+        for name in
+            ["PG_WAL", "PG_15", "PG_15_1", "PG_15_2022090611", "PG__202209061", "PG_a_202209061", "xPG_15_202209061"]
+        {
+            let path = format!("/ts/{name}");
+            assert_eq!(at(&path), format!("{path}.before-19700101_000000_000"));
+        }
         assert_eq!(at("/proc"), "/proc/holdfast-before-19700101_000000_000");
     }
 }

@@ -173,17 +173,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let (data, before, space) = (root.join("data"), root.join("data.before-x"), root.join("ts"));
-        let (version, kept) = (space.join("PG_15_1"), space.join("holdfast-before-x"));
-        for made in
-            [&data.join("pg_tblspc"), &before.join("pg_tblspc"), &version.join("new"), &kept.join("PG_15_1/old")]
-        {
+        let (version, kept) = (space.join("PG_15_202209061"), space.join("holdfast-before-x"));
+        for made in [
+            &data.join("pg_tblspc"),
+            &before.join("pg_tblspc"),
+            &version.join("new"),
+            &kept.join("PG_15_202209061/old"),
+        ] {
             std::fs::create_dir_all(made).unwrap();
         }
         symlink(&space, data.join("pg_tblspc/16384")).unwrap();
         symlink(&kept, before.join("pg_tblspc/16384")).unwrap();
         let link = before.join("pg_tblspc/16384");
         let changes = [
-            Change::Moved { from: version.clone(), to: kept.join("PG_15_1") },
+            Change::Moved { from: version.clone(), to: kept.join("PG_15_202209061") },
             Change::Moved { from: data.clone(), to: before },
             Change::Relinked { link, before: space.clone(), meanwhile: kept.clone() },
             Change::Made { path: data.clone() },
@@ -198,7 +201,7 @@ mod tests {
             let undone = place(&data, Word::Undone, now);
             assert!(version.join("old").exists());
             assert_eq!(leads(&data.join("pg_tblspc/16384")), space);
-            assert!(leads(&undone.join("pg_tblspc/16384")).join("PG_15_1/new").exists());
+            assert!(leads(&undone.join("pg_tblspc/16384")).join("PG_15_202209061/new").exists());
             assert!(!kept.exists());
         }
     }

@@ -128,10 +128,10 @@ mod tests {
         let (data, wal, space, other) = (root.join("data"), root.join("wal"), root.join("ts"), root.join("other"));
         for made in [
             &data.join("pg_tblspc"),
-            &data.join("in/PG_15_7/x"),
+            &data.join("in/PG_15_202209061/x"),
             &wal,
-            &space.join("PG_15_7/x"),
-            &other.join("PG_15_7"),
+            &space.join("PG_15_202209061/x"),
+            &other.join("PG_15_202209061"),
         ] {
             std::fs::create_dir_all(made).unwrap();
         }
@@ -143,17 +143,17 @@ mod tests {
         plan.tablespaces = vec![(16_384, space.clone()), (16_386, other.clone())];
         plan.pg_wal = Some(wal.clone());
         let found = facts::look_at(&data).unwrap();
-        let changes = changes(found.cluster(), &plan, 7);
+        let changes = changes(found.cluster(), &plan, 202_209_061);
         // A second time changes nothing.
         for _ in 0..2 {
             changes.iter().try_for_each(make).unwrap();
         }
         let before = aside::place(&data, Word::Before, plan.decided);
-        for place in [&data, &wal, &space.join("PG_15_7"), &other.join("PG_15_7")] {
+        for place in [&data, &wal, &space.join("PG_15_202209061"), &other.join("PG_15_202209061")] {
             assert!(!is_there(place), "{}", place.display());
         }
         for oid in ["16384", "16385"] {
-            assert!(before.join("pg_tblspc").join(oid).join("PG_15_7/x").is_dir(), "{oid}");
+            assert!(before.join("pg_tblspc").join(oid).join("PG_15_202209061/x").is_dir(), "{oid}");
         }
         let links: Vec<_> = ["pg_wal", "pg_tblspc/16384", "pg_tblspc/16385"]
             .map(|link| std::fs::read_link(before.join(link)).unwrap())

@@ -1,8 +1,13 @@
 //! What is set aside: whole, startable, and out of reach of whoever comes after it.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
+use e2e::cluster::Recipe;
+use e2e::disk::{Disk, in_private};
 use e2e::layout::Layout;
-use e2e::{Cluster, Repo, Sandbox, StopMode, Workload, workload};
+use e2e::{Cluster, Repo, Sandbox, StopMode, Workload, settings, workload};
 
 /// A directory that is renamed aside still leads, through its links, into what the new cluster writes. So everything
 /// moves, and the preserved cluster starts beside the recovered one: each writes, and neither sees the other's.
@@ -74,4 +79,42 @@ fn hazard_09_a_linked_pg_wal_is_set_aside_with_its_cluster() -> Result<()> {
 #[test]
 fn hazard_09_a_mount_point_is_emptied_into_itself() -> Result<()> {
     Layout::MountPoint.tell(|| preserved_beside_recovered(Layout::MountPoint))
+}
+
+/// A data directory and a `pg_wal` whose names begin as that of PostgreSQL's folder in a tablespace are set aside and put
+/// back like any other.
+fn odd_names(sandbox: &Sandbox, wal: &Path) -> Result<()> {
+    let repo = Repo::new(sandbox, "repo")?;
+    let cluster = Recipe::new("PG_15").segment_mb(1).archived_to(&repo).wal_dir(wal).start(sandbox)?;
+    cluster.sql("create table t as select 1 as n")?;
+    cluster.backup(&[])?;
+    cluster.recover(&["--target-immediate"])?;
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
+    sandbox.run("recover", &args)?.success()?;
+    ensure!(cluster.sql("select n from t")? == "1");
+    let beside = fs::read_dir(sandbox.path())?.flatten().map(|entry| entry.path());
+    let undone: Vec<_> = beside.filter(|path| path.to_string_lossy().contains("/PG_15.undone-")).collect();
+    let [undone] = &undone[..] else { anyhow::bail!("{undone:?}, not one undone cluster") };
+    let leads = fs::read_link(undone.join("pg_wal"))?;
+    ensure!(leads.is_dir() && leads != wal, "the undone cluster's pg_wal leads to {}", leads.display());
+    cluster.stop(StopMode::Immediate)
+}
+
+#[test]
+fn hazard_09_a_name_like_that_of_a_tablespaces_folder() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    sandbox.folder("disk")?;
+    odd_names(&sandbox, &sandbox.folder("disk/PG_WAL")?)
+}
+
+#[test]
+fn hazard_09_a_mount_point_with_such_a_name() -> Result<()> {
+    if !settings::has_root("a pg_wal that is a mount point") {
+        return Ok(());
+    }
+    in_private(|| {
+        let sandbox = Sandbox::new()?;
+        let disk = Disk::new(&sandbox, "PG_WAL", "size=300m")?;
+        odd_names(&sandbox, disk.path())
+    })
 }
