@@ -83,6 +83,8 @@ pub(crate) fn is_there(path: &Path) -> bool {
 /// Renames a directory, durably, and makes the folder that it comes into.
 pub(crate) fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
     let moving = || format!("rename {} to {}", from.display(), to.display());
+    // Where there is nothing to rename, no folder is made for it either.
+    from.symlink_metadata().with_context(moving)?;
     if let Some(parent) = to.parent() {
         durable::create_dir_all(parent, 0o700).with_context(moving)?;
     }
@@ -182,6 +184,16 @@ mod tests {
         empty(&from).unwrap();
         assert_eq!(names(&from), [".holdfast", "holdfast-before-x.partial", "holdfast-undone-y", "lost+found"]);
         assert!(empty(&dir.path().join("missing")).is_ok() && remove(&dir.path().join("missing")).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_made_for_what_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("data/from"), dir.path().join("data/to"));
+        assert!(rename(&from, &to).is_err());
+        assert!(!dir.path().join("data").exists());
+        std::fs::create_dir_all(&from).unwrap();
+        assert!(rename(&from, &dir.path().join("new/to")).is_ok());
     }
 
     #[test]

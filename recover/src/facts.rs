@@ -1,6 +1,6 @@
 //! Gathers everything that a plan is made of; touches nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -191,21 +191,41 @@ pub(crate) fn look_at(pgdata: &Path) -> anyhow::Result<Directory> {
     Ok(Directory::Cluster(Box::new(OldCluster {
         control: identity::read_control(pgdata).ok(),
         server: server::running(pgdata)?,
-        pg_wal_link: link_target(&pgdata.join("pg_wal"))?,
-        tablespace_links: tablespace_links(&pgdata.join("pg_tblspc"))?,
+        pg_wal_link: link_target(&pgdata.join("pg_wal"), pgdata)?,
+        tablespace_links: tablespace_links(pgdata)?,
         mounted_below: space::mount_points_below(pgdata).with_context(looking)?,
     })))
 }
 
-fn link_target(path: &Path) -> anyhow::Result<Option<PathBuf>> {
-    match std::fs::read_link(path) {
-        Ok(target) => Ok(Some(path.parent().unwrap_or(path).join(target))),
+/// Where a link leads; none when it is no link. A path through the data directory leads nowhere once that is renamed:
+/// `../wal` in `/srv/data` is `/srv/wal`.
+fn link_target(link: &Path, pgdata: &Path) -> anyhow::Result<Option<PathBuf>> {
+    match std::fs::read_link(link) {
+        Ok(target) if target.is_absolute() && !target.starts_with(pgdata) => Ok(Some(target)),
+        Ok(target) => Ok(Some(without_detours(&link.parent().unwrap_or(link).join(target)))),
         Err(err) if matches!(err.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput) => Ok(None),
-        Err(err) => Err(err).with_context(|| format!("read the link {}", path.display())),
+        Err(err) => Err(err).with_context(|| format!("read the link {}", link.display())),
     }
 }
 
-fn tablespace_links(pg_tblspc: &Path) -> anyhow::Result<Vec<(u32, PathBuf)>> {
+/// The absolute path without `.` and `..`; what is above a link is what is above the place that it leads to.
+fn without_detours(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain = plain.canonicalize().unwrap_or(plain);
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+fn tablespace_links(pgdata: &Path) -> anyhow::Result<Vec<(u32, PathBuf)>> {
+    let pg_tblspc = &pgdata.join("pg_tblspc");
     let mut links = Vec::new();
     let entries = match std::fs::read_dir(pg_tblspc) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(links),
@@ -214,7 +234,7 @@ fn tablespace_links(pg_tblspc: &Path) -> anyhow::Result<Vec<(u32, PathBuf)>> {
     for entry in entries {
         let entry = entry.with_context(|| format!("read {}", pg_tblspc.display()))?;
         let oid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some((oid, target)) = oid.zip(link_target(&entry.path())?) {
+        if let Some((oid, target)) = oid.zip(link_target(&entry.path(), pgdata)?) {
             links.push((oid, target));
         }
     }
@@ -225,13 +245,36 @@ fn tablespace_links(pg_tblspc: &Path) -> anyhow::Result<Vec<(u32, PathBuf)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
+    use std::os::unix::fs::symlink;
+
+    #[rstest]
+    #[case("../wal", "wal")]
+    #[case(".././wal", "wal")]
+    #[case("away/../wal", "disk/wal")]
+    #[case("ROOT/data/../wal", "wal")]
+    #[case("ROOT/away/../wal", "away/../wal")]
+    #[case("../missing/../wal", "wal")]
+    #[case("inside", "data/inside")]
+    fn a_link_is_read_where_it_lies(#[case] text: &str, #[case] expected: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (data, disk) = (root.join("data"), root.join("disk/folder"));
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::create_dir_all(&disk).unwrap();
+        symlink(&disk, data.join("away")).unwrap();
+        let link = data.join("pg_wal");
+        symlink(text.replace("ROOT", root.to_str().unwrap()), &link).unwrap();
+        assert_eq!(link_target(&link, &data).unwrap(), Some(root.join(expected)));
+        assert_eq!(link_target(&data, &data).unwrap(), None);
+    }
 
     #[test]
     fn a_link_leads_to_its_target_even_when_that_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let (real, link) = (root.join("real"), root.join("link"));
-        std::os::unix::fs::symlink(&real, &link).unwrap();
+        symlink(&real, &link).unwrap();
         assert!(leads_to(&link, &real));
         std::fs::create_dir(&real).unwrap();
         assert!(leads_to(&link, &real));

@@ -1,11 +1,14 @@
 //! What is set aside: whole, startable, and out of reach of whoever comes after it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use common::sys::passing;
 use e2e::cluster::Recipe;
 use e2e::disk::{Disk, in_private};
+use e2e::faults::Rehearsal;
 use e2e::layout::Layout;
 use e2e::{Cluster, Repo, Sandbox, StopMode, Workload, settings, workload};
 
@@ -117,4 +120,37 @@ fn hazard_09_a_mount_point_with_such_a_name() -> Result<()> {
         let disk = Disk::new(&sandbox, "PG_WAL", "size=300m")?;
         odd_names(&sandbox, disk.path())
     })
+}
+
+/// A link that says `../wal` leads nowhere once the data directory is renamed. A recovery that is killed then goes on,
+/// and can be undone.
+#[test]
+fn hazard_09_a_relative_link_is_read_where_it_lay() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let cluster = Recipe::new("pg").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table t as select 1 as n")?;
+    cluster.stop(StopMode::Fast)?;
+    let link = cluster.pgdata().join("pg_wal");
+    passing::rename(&link, &sandbox.path().join("wal"))?;
+    symlink("../wal", &link)?;
+    sandbox.account().own(&link)?;
+    cluster.start()?;
+    cluster.backup(&[])?;
+    cluster.sql("insert into t values (2)")?;
+    let recover = |command: &str, options: &[&str]| -> Result<Rehearsal> {
+        let args = [command, "-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres"];
+        Ok(Rehearsal::new(&sandbox, "recover", &[&args, options].concat()))
+    };
+    for (number, pattern) in [(2, "rename to *before-*"), (1, "rename to *pg_wal")] {
+        let run = recover("run", &["--yes", "--target-latest", "--target-timeline", "1"])?;
+        ensure!(run.killed_at(number, pattern)?.is_some(), "there is no {pattern}");
+        recover("run", &["--resume"])?.run()?.success().context(pattern)?;
+        cluster.wait_promoted()?;
+        ensure!(cluster.sql("select count(*) from t")? == "2");
+        recover("rollback", &["--yes"])?.run()?.success().context(pattern)?;
+        ensure!(cluster.sql("select count(*) from t")? == "2");
+        ensure!(link.canonicalize()? == sandbox.path().canonicalize()?.join("wal"));
+    }
+    cluster.stop(StopMode::Immediate)
 }
