@@ -12,9 +12,7 @@ use crate::steps::verify::{databases, rows};
 pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
     let place = Place::of(ctx)?;
     let server = server::running(&place.pgdata)?;
-    let file = server.as_ref().map(|server| &server.file);
-    let socket = file.and_then(|file| file.socket_directory.as_deref());
-    let conninfo = check::connection(socket, file.and_then(|file| file.port), cli, ctx)?;
+    let conninfo = check::connection(server.as_ref().map(|server| &server.file), cli, ctx)?;
     let mut session = Session::connect(&conninfo, &ctx.cancel)?;
     let templates = session.value("SELECT string_agg(datname, '/') FROM pg_database WHERE datistemplate")?;
     let templates = templates.unwrap_or_default();

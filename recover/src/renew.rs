@@ -129,9 +129,7 @@ pub(crate) fn give_up(journal: &mut Journal, place: &Place, programs: &Programs,
 /// cannot be asked archives it later.
 fn end_segment(place: &Place, cli: &Cli, ctx: &Context) {
     let ended = server::running(&place.pgdata).and_then(|server| {
-        let file = server.as_ref().map(|server| &server.file);
-        let socket = file.and_then(|file| file.socket_directory.as_deref());
-        let conninfo = connection(socket, file.and_then(|file| file.port), cli, ctx)?;
+        let conninfo = connection(server.as_ref().map(|server| &server.file), cli, ctx)?;
         switch_wal(&mut Session::connect(&conninfo, &ctx.cancel)?)
     });
     if let Err(err) = ended {

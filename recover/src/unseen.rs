@@ -67,12 +67,7 @@ pub(crate) fn refuse(
 
 /// Whether the very server that wrote the file answers where the file says.
 fn answers(file: &PidFile, system: SystemIdentifier, cli: &Cli, ctx: &Context) -> anyhow::Result<bool> {
-    let socket = file.socket_directory.as_ref().map(|path| path.display().to_string());
-    let address = file.listen_address.as_ref().map(|address| match address.as_str() {
-        "*" | "0.0.0.0" => "localhost".to_owned(),
-        address => address.to_owned(),
-    });
-    for host in [socket, address].into_iter().flatten() {
+    for host in file.hosts() {
         let sources = ConnectionSources {
             host: Some(host),
             port: file.port.map(|port| port.to_string()),

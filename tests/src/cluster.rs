@@ -278,15 +278,12 @@ impl Cluster {
 
     /// The options `-h -p -U` that reach this server.
     pub fn connection(&self) -> Result<Vec<String>> {
-        Ok([
-            "-h".to_owned(),
-            self.socket_dir()?,
-            "-p".to_owned(),
-            self.port()?.to_string(),
-            "-U".to_owned(),
-            "postgres".to_owned(),
-        ]
-        .into())
+        let host = match self.socket_dir()? {
+            none if none.is_empty() => self.pid_file_line(6)?.trim().to_owned(),
+            folder => folder,
+        };
+        Ok(["-h".to_owned(), host, "-p".to_owned(), self.port()?.to_string(), "-U".to_owned(), "postgres".to_owned()]
+            .into())
     }
 
     /// A psql that reads statements from its input, prints bare values, and stops at the first error.

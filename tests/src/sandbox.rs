@@ -1,5 +1,6 @@
 //! A temporary folder that leaves neither files nor servers behind, however its story ends.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +86,14 @@ impl Sandbox {
     /// A port that no server here has. Ports only tell sockets apart: nothing listens on the network.
     pub fn new_port(&self) -> u16 {
         self.place.port.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Ports that nobody has on the local network, each another one.
+    pub fn tcp_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let held = (0..COUNT).map(|_| free()).collect::<io::Result<Vec<_>>>()?;
+        let ports = held.iter().map(|socket| Ok(socket.local_addr()?.port())).collect::<Result<Vec<_>>>()?;
+        ports.try_into().map_err(|_| anyhow::anyhow!("as many ports as sockets"))
     }
 
     /// The path of one of Holdfast's programs, for an `archive_command` and the like.

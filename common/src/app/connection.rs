@@ -29,10 +29,10 @@ impl Context {
     }
 }
 
-/// The socket directory and the port of the server of this data directory, by its `postmaster.pid`; none when that
+/// The host and the port of the server of this data directory, by its `postmaster.pid`; none when that
 /// does not say.
 fn running_server(pgdata: &Path) -> Option<(String, String)> {
     // Any doubt leads to libpq's defaults, whose error then names the place that was tried.
     let file = server::running(pgdata).ok()??.file;
-    Some((file.socket_directory?.to_str()?.to_owned(), file.port?.to_string()))
+    Some((file.hosts().next()?, file.port?.to_string()))
 }

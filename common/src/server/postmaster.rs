@@ -71,6 +71,17 @@ impl PidFile {
             status: next().map(ToOwned::to_owned),
         })
     }
+
+    /// The hosts by which the server is reached from here, best first: its socket's folder, then its TCP address. None of
+    /// one that listens nowhere, or has not written them yet.
+    pub fn hosts(&self) -> impl Iterator<Item = String> {
+        let socket = self.socket_directory.as_ref().map(|folder| folder.to_string_lossy().into_owned());
+        let address = self.listen_address.as_deref().map(|address| match address {
+            "*" | "0.0.0.0" | "::" => "localhost".to_owned(),
+            address => address.to_owned(),
+        });
+        socket.into_iter().chain(address)
+    }
 }
 
 /// The server that runs on `pgdata`, if one does.
@@ -175,6 +186,20 @@ mod tests {
 
     fn put(path: PathBuf, text: &str) {
         std::io::Write::write_all(&mut std::fs::File::create(path).unwrap(), text.as_bytes()).unwrap();
+    }
+
+    #[rstest]
+    #[case("/tmp", "localhost", &["/tmp", "localhost"])]
+    #[case("", "10.0.0.7", &["10.0.0.7"])]
+    #[case("", "*", &["localhost"])]
+    #[case("", "0.0.0.0", &["localhost"])]
+    #[case("", "::", &["localhost"])]
+    #[case("/tmp", "", &["/tmp"])]
+    #[case("", "", &[])]
+    fn knows_its_hosts(#[case] socket: &str, #[case] address: &str, #[case] expected: &[&str]) {
+        let file = PidFile::parse(&format!("1\n/data\n2\n5433\n{socket}\n{address}\n\nready\n")).unwrap();
+        assert_eq!(file.hosts().collect::<Vec<_>>(), expected);
+        assert_eq!((file.port, file.status.as_deref()), (Some(5433), Some("ready")));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use common::pg::{ArchiveName, WalSegmentName};
 use common::report::{Advice, message_of};
 use common::restore::target::Target;
 use common::server::backup::switch_wal;
-use common::server::{Conninfo, Postmaster, Session, refuse_path};
+use common::server::{Conninfo, PidFile, Postmaster, Session, refuse_path};
 use common::sys::clock::{Deadline, poll};
 use common::sys::space;
 use common::units::ByteCount;
@@ -22,6 +22,9 @@ use crate::cli::{Cli, Role, RunArgs};
 use crate::facts::{Facts, OldCluster};
 use crate::place::is_mount_point;
 use crate::plan::Decision;
+
+/// Variables of libpq that say which port a server has.
+const PORT_VARIABLES: [&str; 2] = ["PGPORT", "PGSERVICE"];
 
 /// Between two looks at the repository.
 const ARRIVAL_PAUSE: Duration = Duration::from_millis(100);
@@ -64,32 +67,50 @@ pub(crate) fn bring_in_the_tail(
     Ok(true)
 }
 
-/// How the server that runs now is reached: by its own socket. A port on the command line is the recovered server's, which
-/// is another one's where a copy is made.
+/// How the server that runs now is reached: where it says itself that it listens. A port on the command line is the
+/// recovered server's, which is another one's where a copy is made.
 pub(crate) fn own_connection(server: &Postmaster, cli: &Cli, ctx: &Context) -> anyhow::Result<Conninfo> {
+    let given = ctx.connection_sources(&cli.server);
+    let host = server.file.hosts().next();
+    if host.is_none() && given.host.is_none() {
+        return Err(listens_nowhere(&server.file));
+    }
     ctx.resolve(ConnectionSources {
         port: server.file.port.map(|port| port.to_string()),
-        host: server.file.socket_directory.as_ref().map(|path| path.display().to_string()),
-        ..ctx.connection_sources(&cli.server)
+        host: host.or_else(|| given.host.clone()),
+        ..given
     })
 }
 
-/// How the server is reached: by what the user said, else by its own socket.
-pub(crate) fn connection(
-    socket: Option<&Path>,
-    port: Option<u16>,
-    cli: &Cli,
-    ctx: &Context,
-) -> anyhow::Result<Conninfo> {
+/// How the server with this pid file is reached: by what the user said, else where it says itself that it listens. Its
+/// port is known, so nobody must name that.
+pub(crate) fn connection(file: Option<&PidFile>, cli: &Cli, ctx: &Context) -> anyhow::Result<Conninfo> {
     let mut sources = ctx.connection_sources(&cli.server);
-    let own = socket.map(|path| path.display().to_string());
-    let is_own = sources.host.is_none() || sources.host == own;
-    if is_own && sources.dbname.is_none() && sources.configured.is_none() {
-        // Who names the server's own socket folder means this server, whatever its port.
-        sources.host = own;
-        sources.port = sources.port.or_else(|| port.map(|port| port.to_string()));
+    let is_told = sources.configured.is_some() || sources.dbname.as_deref().is_some_and(Conninfo::is_connection_string);
+    if let Some(file) = file.filter(|_| !is_told) {
+        let hosts: Vec<String> = file.hosts().collect();
+        // Who names one of the server's own hosts means this server, whatever port a variable names.
+        let is_own = sources.host.as_ref().is_none_or(|host| hosts.contains(host));
+        if is_own || PORT_VARIABLES.iter().all(|name| ctx.environment.get(name).is_none()) {
+            sources.port = sources.port.or_else(|| file.port.map(|port| port.to_string()));
+        }
+        if sources.host.is_none() {
+            sources.host = hosts.into_iter().next();
+            // A server that has only begun to start has not written all of its file.
+            if sources.host.is_none() && file.status.is_some() {
+                return Err(listens_nowhere(file));
+            }
+        }
     }
     ctx.resolve(sources)
+}
+
+/// What there is to say of a server that nobody can reach.
+fn listens_nowhere(file: &PidFile) -> anyhow::Error {
+    let pgdata = file.data_directory.display();
+    Advice::failed(format!("the server on {pgdata} has neither a socket nor a TCP address"))
+        .hint("set unix_socket_directories or listen_addresses and restart it")
+        .into()
 }
 
 /// Proves that the plan can be carried out; answers what was proved, in words. What the plan shall tell the user besides

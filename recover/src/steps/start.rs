@@ -74,11 +74,5 @@ pub(crate) fn conninfo(plan: &Plan, site: &Site<'_>) -> anyhow::Result<Conninfo>
         return site.ctx.resolve(sources);
     }
     let server = server::running(&plan.pgdata)?;
-    let file = server.as_ref().map(|server| &server.file);
-    check::connection(
-        file.and_then(|file| file.socket_directory.as_deref()),
-        file.and_then(|file| file.port),
-        site.cli,
-        site.ctx,
-    )
+    check::connection(server.as_ref().map(|server| &server.file), site.cli, site.ctx)
 }

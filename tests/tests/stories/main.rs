@@ -35,6 +35,7 @@ mod started_by_root;
 mod stopped_replay;
 #[cfg(target_arch = "x86_64")]
 mod syscalls;
+mod tcp_only;
 mod timelines;
 mod two_archivers;
 mod verification;
