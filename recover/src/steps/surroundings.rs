@@ -7,10 +7,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use common::report::Advice;
+use common::server::configured;
 use common::sys::identity;
 
 use super::Site;
-use crate::cli::{Role, RunArgs};
+use crate::cli::{ConfigFrom, Role, RunArgs};
 use crate::divergence::Divergence;
 use crate::facts::Facts;
 use crate::plan::Plan;
@@ -43,11 +44,30 @@ pub(super) fn look(facts: &Facts, plan: &mut Plan, args: &RunArgs, site: &Site<'
         .hint("stop it first, or make a copy with --as copy")
         .into());
     }
-    if server.is_none() && plan.starts {
-        let recorded = facts.backups.iter().find(|backup| backup.id == plan.backup).map(|backup| backup.source.port);
-        port_is_free(recorded.unwrap_or_default())?;
+    if plan.starts {
+        let port = future_port(facts, plan, site)?;
+        if server.is_none_or(|server| server.file.port != Some(port)) {
+            port_is_free(port)?;
+        }
     }
     Ok(())
+}
+
+/// The port that the recovered server will have: that of the configuration that it will be started with, which is the
+/// backup's only where its files come from there. What lies outside the data directory is read with the
+/// `postgresql.auto.conf` of now.
+fn future_port(facts: &Facts, plan: &Plan, site: &Site<'_>) -> anyhow::Result<u16> {
+    let recorded = facts.backups.iter().find(|backup| backup.id == plan.backup).map(|backup| backup.source.port);
+    let recorded = recorded.unwrap_or_default();
+    let file = plan.config_file.as_deref();
+    if file.is_none() && plan.config_from == ConfigFrom::Backup {
+        return Ok(recorded);
+    }
+    // Where there is no data directory yet, the configuration's own folder is one to look from.
+    let folder = if plan.pgdata.exists() { Some(&*plan.pgdata) } else { file.and_then(Path::parent) };
+    let Some(folder) = folder else { return Ok(recorded) };
+    let found = configured(&site.programs, folder, file, "port", &site.ctx.cancel)?;
+    Ok(found.and_then(|port| port.parse().ok()).unwrap_or(recorded))
 }
 
 /// PostgreSQL takes no data directory, and no tablespace's, of another user.
