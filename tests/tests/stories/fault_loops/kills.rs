@@ -144,7 +144,7 @@ fn retention<'a>(scene: &'a Scene, full: &'a Repo) -> Result<Victim<'a>> {
 
 /// Beside a server that runs; what was left by one that was killed, the next removes.
 fn extract<'a>(scene: &'a Scene, extraction: &'a Extraction, production: &'a Production) -> Result<Victim<'a>> {
-    Victim::new(
+    let victim = Victim::new(
         extraction.command.clone(),
         || scene.sandbox.clear(&extraction.out),
         || production.is_as_before(),
@@ -152,7 +152,17 @@ fn extract<'a>(scene: &'a Scene, extraction: &'a Extraction, production: &'a Pro
             extraction.require_right()?;
             extraction.require_alone()
         },
-    )
+    )?;
+    let again = || {
+        // Killed behind its end: what has its name is whole, and is never replaced.
+        if extraction.out.exists() {
+            extraction.require_right()?;
+            extraction.command.run()?.expect_code(20)?;
+            scene.sandbox.clear(&extraction.out)?;
+        }
+        extraction.command.run()?.success().map(drop)
+    };
+    Ok(Victim { again: Box::new(again), ..victim })
 }
 
 /// It looks and changes nothing, so nothing is left either.
