@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use common::app::{Context, Outcome};
 use common::repo::envelope;
 use common::report::Advice;
-use common::server;
 use common::sys::tree;
 use common::units::ByteCount;
 use serde::Serialize;
@@ -21,6 +20,7 @@ use crate::cli::CleanupArgs;
 use crate::journal::{Change, Journal};
 use crate::lease;
 use crate::place::Place;
+use crate::preserved;
 use crate::undo;
 
 /// Something that is removed.
@@ -45,10 +45,7 @@ pub(crate) fn run(args: &CleanupArgs, ctx: &Context) -> anyhow::Result<Outcome> 
     }
     let mut found = Vec::new();
     for path in kept(&place)? {
-        if let Some(server) = server::running(&path)? {
-            let message = format!("a server (process {}) runs on {}", server.file.pid, path.display());
-            return Err(Advice::refused(message).hint("stop it first, if nobody needs it").into());
-        }
+        preserved::require_idle(&path)?;
         let bytes = tree::size(&path).with_context(|| format!("measure {}", path.display()))?;
         found.push(Kept { path, bytes });
     }
@@ -94,7 +91,7 @@ fn report(place: &Place, removed: &[Kept], ctx: &Context) -> anyhow::Result<Outc
 pub(crate) fn kept(place: &Place) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for journal in journals(place)? {
-        for path in preserved(&journal).into_iter().chain(undo::set_aside(&journal)) {
+        for path in kept_old(&journal).into_iter().chain(undo::set_aside(&journal)) {
             // The folder around PostgreSQL's own in a tablespace is ours.
             let path = if is_version(&path) { path.parent().map(Path::to_path_buf).unwrap_or(path) } else { path };
             if is_there(&path) && !found.contains(&path) {
@@ -107,7 +104,7 @@ pub(crate) fn kept(place: &Place) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Every place that a recovery has set the old cluster's files aside to.
-fn preserved(journal: &Journal) -> Vec<PathBuf> {
+fn kept_old(journal: &Journal) -> Vec<PathBuf> {
     let places = journal.changes.iter().map(|change| match change {
         Change::Moved { to, .. } => vec![to.clone()],
         Change::Emptied { into, .. } => vec![into.clone(), partial(into)],

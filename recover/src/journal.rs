@@ -19,6 +19,7 @@ use crate::aside::stamp;
 use crate::cli::Role;
 use crate::place::{Place, beside};
 use crate::plan::Plan;
+use crate::preserved::Marks;
 use crate::verbatim::Verbatim;
 
 /// How far a recovery got.
@@ -95,6 +96,9 @@ pub(crate) struct Journal {
     pub(crate) was_running: bool,
     /// The changes, in the order in which they are made; listed before the first is.
     pub(crate) changes: Vec<Change>,
+    /// What tells everything that is set aside, taken with the list of changes; older journals have none.
+    #[serde(default)]
+    pub(crate) marks: Marks,
     /// `postgresql.auto.conf` as it shall be when the recovery is over.
     pub(crate) final_auto_conf: Verbatim,
     /// The timeline that the recovery ended on.
@@ -249,6 +253,7 @@ pub(crate) mod tests {
     use crate::cli::ConfigFrom;
     use crate::divergence::Divergence;
     use crate::plan::{Arrival, Transaction};
+    use crate::preserved::Mark;
     use crate::standby::Standby;
     use common::pg::Lsn;
     use common::restore::demands::Demands;
@@ -315,6 +320,7 @@ pub(crate) mod tests {
             plan,
             was_running: true,
             changes,
+            marks: [(path.clone(), Mark::of(Path::new("/")).unwrap())].into(),
             final_auto_conf: Verbatim(vec![0xE9, 7]),
             new_timeline: Some(timeline),
             notes: vec![text.to_owned()],

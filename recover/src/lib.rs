@@ -28,6 +28,7 @@ mod list;
 mod onward;
 mod place;
 mod plan;
+mod preserved;
 mod renew;
 mod report;
 mod report_file;

@@ -12,6 +12,7 @@ use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::lease::Hold;
 use crate::place::Place;
+use crate::preserved;
 use crate::report::Reporter;
 use crate::run::{act, conclude};
 use crate::steps::{self, Site};
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: &Cli, ctx: &Context) -> anyhow::Result<Outcome> {
             .hint("recover run begins one")
     })?;
     refuse(&journal)?;
+    preserved::require_aside(&journal, &place)?;
     let repository = facts::open_repository(ctx)?;
     let backup = backups::load(&repository, journal.plan.backup)?;
     let programs = steps::programs(journal.plan.major, &place, ctx)?;

@@ -22,6 +22,7 @@ use crate::facts;
 use crate::journal::{Journal, Stage};
 use crate::lease;
 use crate::place::Place;
+use crate::preserved;
 use crate::renew;
 use crate::restart::{self, Standing};
 use crate::service::Service;
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     let programs = steps::programs(journal.plan.major, &place, ctx)?;
     let touched = journal.is_touched();
     if !journal.returned {
+        preserved::require_returnable(&journal, &place)?;
         if touched && place.pgdata.exists() {
             Service::of(&journal.plan, ctx).stop(&programs, &place.pgdata, &ctx.cancel)?;
         }
@@ -109,6 +111,8 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
     if !journal.is_cut_short() || server::running(&place.pgdata)?.is_some() {
         return Ok(None);
     }
+    preserved::require_returnable(&journal, place)?;
+    preserved::require_idle(&place.pgdata)?;
     ctx.output
         .line(&format!("an earlier recovery of {} was cut short, and is undone first", place.pgdata.display()))?;
     for path in undo::all(&mut journal, ctx.clock.now(), place)? {

@@ -76,9 +76,15 @@ fn undo(change: &Change, all: &[Change], moment: DateTime<Utc>) -> anyhow::Resul
             }
             discard(path, all, moment)
         }
-        Change::Relinked { link, before, .. } => {
+        Change::Relinked { link, before, meanwhile } => {
             if is_there(link) {
                 relink(link, before)?;
+            }
+            // Where somebody has put the directory back by hand, the link lies in its old place.
+            if let Some(back) =
+                returned(link, all).filter(|back| std::fs::read_link(back).is_ok_and(|to| to == *meanwhile))
+            {
+                relink(&back, before)?;
             }
             Ok(())
         }
@@ -106,6 +112,16 @@ fn undo(change: &Change, all: &[Change], moment: DateTime<Utc>) -> anyhow::Resul
             Ok(())
         }
     }
+}
+
+/// Where this path of a directory that was set aside lies once that is back.
+fn returned(path: &Path, all: &[Change]) -> Option<PathBuf> {
+    all.iter().find_map(|change| match change {
+        Change::Moved { from, to } | Change::Emptied { directory: from, into: to } => {
+            path.strip_prefix(to).ok().map(|rest| from.join(rest))
+        }
+        Change::Made { .. } | Change::Relinked { .. } => None,
+    })
 }
 
 /// Sets a directory that the recovery made aside, or what it put into one that was there.

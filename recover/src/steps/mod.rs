@@ -26,6 +26,7 @@ use crate::facts::Facts;
 use crate::journal::{Journal, Stage};
 use crate::place::Place;
 use crate::plan::Decision;
+use crate::preserved::Marks;
 use crate::verbatim::Verbatim;
 
 /// Where the steps work and with what.
@@ -86,6 +87,7 @@ pub(crate) fn begin(facts: &Facts, decision: &Decision, was_running: bool, site:
         plan: decision.plan.clone(),
         was_running: was_running || facts.directory.cluster().is_some_and(|cluster| cluster.server.is_some()),
         changes: Vec::new(),
+        marks: Marks::new(),
         final_auto_conf: Verbatim::default(),
         new_timeline: None,
         notes: Vec::new(),

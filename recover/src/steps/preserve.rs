@@ -16,6 +16,7 @@ use crate::facts::{self, Directory, OldCluster};
 use crate::journal::{Change, Journal, Stage};
 use crate::place::is_mount_point;
 use crate::plan::Plan;
+use crate::preserved;
 
 /// Lists every change in the journal, then makes them; where they are listed already, makes the rest of them.
 pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>) -> anyhow::Result<String> {
@@ -27,6 +28,7 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
             return Err(Advice::refused(message).hint("look at it, and run recover again").into());
         }
         journal.changes = changes(directory.cluster(), &journal.plan, backup.source.catalog_version);
+        journal.marks = preserved::marks(&journal.changes);
         journal.write(&site.place)?;
     }
     for change in &journal.changes {

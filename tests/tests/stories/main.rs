@@ -23,6 +23,7 @@ mod onward;
 mod pitr_random;
 mod pitr_targets;
 mod power_cuts;
+mod preserved;
 mod promotion;
 mod recover_refusals;
 mod retention_keeps;
