@@ -132,11 +132,13 @@ fn journals(place: &Place) -> anyhow::Result<Vec<Journal>> {
     paths.sort();
     let open = |path: PathBuf| {
         let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        envelope::open(&bytes).with_context(|| {
+        let journal: Journal = envelope::open(&bytes).with_context(|| {
             Advice::failed(format!("the journal {} cannot be read", path.display())).hint(
                 "it names what an older recovery has set aside; look for that by hand, then move the journal away",
             )
-        })
+        })?;
+        journal.require_of(place)?;
+        Ok(journal)
     };
     paths.into_iter().map(open).collect()
 }

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use common::pg::TimelineId;
 use common::repo::envelope::{self, Record};
 use common::report::Advice;
-use common::sys::durable;
 use common::sys::lock::FileLock;
+use common::sys::{durable, space};
 use serde::{Deserialize, Serialize};
 
 use crate::aside::stamp;
@@ -143,18 +143,39 @@ impl Journal {
         let path = place.journal();
         match std::fs::read(&path) {
             Ok(bytes) => {
-                let journal = envelope::open(&bytes).with_context(|| {
+                let journal: Self = envelope::open(&bytes).with_context(|| {
                     Advice::failed(format!("the journal {} cannot be read", path.display())).hint(format!(
                         "nothing is undone without it: look for {0}.before-… beside {0}, put things right by hand, then \
                          move the journal away",
                         place.pgdata.display()
                     ))
                 })?;
+                journal.require_of(place)?;
                 Ok(Some(journal))
             }
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(err).with_context(|| format!("read {}", path.display())),
         }
+    }
+
+    /// Refuses a journal of another place: its folder was copied or moved, and what it names is somebody else's.
+    pub(crate) fn require_of(&self, place: &Place) -> Result<(), Advice> {
+        let own = Place { pgdata: self.plan.pgdata.clone() };
+        // By a bind mount, one place has two names.
+        if own == *place || space::is_same(&own.folder(), &place.folder()) {
+            return Ok(());
+        }
+        let folder = place.folder();
+        Err(Advice::refused(format!(
+            "{} tells of a recovery of {}, not of {}: nothing is done with what it names",
+            folder.display(),
+            own.pgdata.display(),
+            place.pgdata.display()
+        ))
+        .hint(format!(
+            "it was copied, or moved with its data directory; move {} away, if nobody needs it",
+            folder.display()
+        )))
     }
 
     /// Reads the journal while nobody else works on the place; `None` when no recovery was ever begun there.
@@ -261,6 +282,7 @@ pub(crate) mod tests {
     use common::restore::target::Target;
     use common::restore::wal_plan::{Stretch, WalPlan};
     use proptest::prelude::*;
+    use std::os::unix::fs::symlink;
 
     /// A journal with these texts and numbers in its places.
     pub(crate) fn journal(text: &str, number: u64, target: Target) -> Journal {
@@ -362,6 +384,26 @@ pub(crate) mod tests {
                 prop_assert_eq!(read, whole);
             }
         }
+    }
+
+    #[test]
+    fn a_journal_that_was_copied_is_of_another_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Place { pgdata: dir.path().join(name).join("data") };
+        let (one, two, linked) = (at("one"), at("two"), at("linked"));
+        std::fs::create_dir(dir.path().join("one")).unwrap();
+        symlink("one", dir.path().join("linked")).unwrap();
+        let written = journal(one.pgdata.to_str().unwrap(), 7, Target::Latest);
+        for place in [&one, &two] {
+            place.make_folder().unwrap();
+            written.write(place).unwrap();
+        }
+        assert_eq!(Journal::read(&one).unwrap().as_ref(), Some(&written));
+        assert_eq!(Journal::read(&linked).unwrap().as_ref(), Some(&written));
+        assert!(Journal::read(&two).is_err());
+        // Of what was moved there is no first one any more.
+        durable::remove_tree(&one.folder()).unwrap();
+        assert!(Journal::read(&two).is_err());
     }
 
     #[test]

@@ -62,6 +62,12 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(mount_points(&table).any(|mounted| mounted == path))
 }
 
+/// Whether both are the same file or directory, by whatever ways; nothing is the same as what is not there.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// What is mounted below `path`, at any depth.
 pub fn mount_points_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     let path = path.canonicalize()?;

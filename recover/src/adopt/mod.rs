@@ -40,6 +40,8 @@ pub(crate) fn run(args: &AdoptArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<
         return Err(no_copy(&place, "is no copy that is known").into());
     }
     let _lock = place.lock()?;
+    // The record of an adoption names no directory, the journal beside it does.
+    Journal::read(&place)?;
     let repository = facts::open_repository(ctx)?;
     let adoption = if let Some(begun) = Adoption::read(&place)? {
         begun

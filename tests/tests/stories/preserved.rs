@@ -77,6 +77,40 @@ fn what_a_run_goes_on_with_is_what_it_has_made() -> Result<()> {
     scene.require_old()
 }
 
+/// The data directory, its journal and what it names, copied to another place.
+#[test]
+fn a_journal_is_obeyed_in_its_own_place() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.cluster.recover(&["--target-immediate"])?;
+    let preserved = scene.preserved()?;
+    scene.cluster.stop(StopMode::Fast)?;
+    let (one, two) = (scene.cluster.pgdata(), scene.sandbox.folder("two")?.join("pg"));
+    let kept = |pgdata: &Path| pgdata.with_extension("holdfast");
+    scene.sandbox.copy(one, &two)?;
+    scene.sandbox.copy(&kept(one), &kept(&two))?;
+    let (here, there) = (two.to_string_lossy(), one.to_string_lossy());
+    for words in [
+        &["cleanup", "--yes"][..],
+        &["rollback", "--yes"],
+        &["status"],
+        &["finish"],
+        &["run", "--resume"],
+        &["run", "--target-immediate", "--yes"],
+    ] {
+        let ran = scene.recover_in(&two, words)?.expect_code(20)?;
+        ran.says(&[&format!("a recovery of {there}, not of {here}"), "move"])?;
+        ensure!(preserved.exists() && one.exists() && two.exists(), "{words:?}");
+    }
+    scene.sandbox.clear(&kept(&two))?;
+    ensure!(scene.recover_in(&two, &["status"])?.success()?.stdout.contains("no recovery"));
+    // Another way to the same place is no other place.
+    let link = scene.sandbox.path().join("link");
+    std::os::unix::fs::symlink(one, &link)?;
+    scene.recover_in(&link, &["status"])?.success()?;
+    scene.recover_in(&link, &["rollback", "--yes"])?.success()?;
+    scene.require_old()
+}
+
 /// Without the old cluster there is nothing that could be as it was.
 #[test]
 fn a_rollback_needs_the_preserved_cluster() -> Result<()> {
