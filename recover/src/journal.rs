@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
-use common::pg::TimelineId;
+use common::archive::identity::read_control;
+use common::pg::{Lsn, TimelineId};
 use common::repo::envelope::{self, Record};
 use common::report::Advice;
 use common::sys::lock::FileLock;
@@ -116,6 +117,10 @@ pub(crate) struct Journal {
     pub(crate) returned: bool,
     /// How the old cluster gets a newer timeline after a rollback.
     pub(crate) renewal: Option<Renewal>,
+    /// Where the old cluster stood when a new recovery undid this one and left its server down, though it ran before; none
+    /// once a rollback has started it.
+    #[serde(default)]
+    pub(crate) left_down: Option<Lsn>,
     /// When the removal of what was set aside began: from then on nothing can be undone.
     pub(crate) cleaned: Option<DateTime<Utc>>,
 }
@@ -237,6 +242,18 @@ impl Journal {
         !self.is_over() && self.stage <= last
     }
 
+    /// Whether a new recovery undid this one and nobody has started the old server since: then it is down only because
+    /// that recovery did not come about.
+    pub(crate) fn is_left_down(&self) -> bool {
+        self.stage == Stage::RolledBack && self.left_down.is_some_and(|at| at == self.stands_at())
+    }
+
+    /// The last checkpoint of the cluster that lies in the data directory: every start leads to another one.
+    pub(crate) fn stands_at(&self) -> Lsn {
+        // One without a control file that can be read starts no server.
+        read_control(&self.plan.pgdata).map(|control| control.checkpoint).unwrap_or_default()
+    }
+
     /// Refuses a new recovery while an old one is not over; answers the old one's journal.
     pub(crate) fn refuse_unfinished(place: &Place) -> anyhow::Result<Option<Self>> {
         match Self::read(place)? {
@@ -276,7 +293,6 @@ pub(crate) mod tests {
     use crate::plan::{Arrival, Transaction};
     use crate::preserved::Mark;
     use crate::standby::Standby;
-    use common::pg::Lsn;
     use common::restore::demands::Demands;
     use common::restore::settings::TargetAction;
     use common::restore::target::Target;
@@ -356,6 +372,7 @@ pub(crate) mod tests {
                 launched: true,
                 to: Some(timeline),
             }),
+            left_down: Some(lsn),
             cleaned: None,
         }
     }

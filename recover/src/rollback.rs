@@ -39,7 +39,8 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     })?;
     if journal.stage == Stage::RolledBack {
         ctx.output.line("the recovery is undone already")?;
-        return report(&journal, None, &pgdata, ctx);
+        let server = start_left_down(&mut journal, &place, ctx)?;
+        return report(&journal, server, &pgdata, ctx);
     }
     if let Some(cleaned) = journal.cleaned {
         let message = format!("the recovery of {pgdata} can no longer be undone: what it had set aside was removed");
@@ -104,12 +105,26 @@ fn bring_up(journal: &Journal, place: &Place, programs: &Programs, ctx: &Context
     })
 }
 
-/// Undoes a recovery that was cut short, so that the same call can begin anew; answers its journal. The old server stays
-/// down. Any other recovery is left alone, and one on whose directory somebody has started a server.
-pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Option<Journal>> {
-    let Some((_lock, mut journal)) = Journal::lock(place)? else { return Ok(None) };
-    if !journal.is_cut_short() || server::running(&place.pgdata)?.is_some() {
+/// Starts the old server where a new recovery has undone this one, left it down, and did not come about. Anybody else who
+/// stopped it wants it down.
+fn start_left_down(journal: &mut Journal, place: &Place, ctx: &Context) -> anyhow::Result<Option<Standing>> {
+    if !journal.is_left_down() {
         return Ok(None);
+    }
+    let programs = steps::programs(journal.plan.major, place, ctx)?;
+    let standing = bring_up(journal, place, &programs, ctx)?;
+    journal.left_down = None;
+    journal.write(place)?;
+    ctx.output.line(&standing_line(standing, place))?;
+    Ok(Some(standing))
+}
+
+/// Undoes a recovery that was cut short, so that the same call can begin anew. The old server stays down, which the
+/// journal notes. Any other recovery is left alone, and one on whose directory somebody has started a server.
+pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<()> {
+    let Some((_lock, mut journal)) = Journal::lock(place)? else { return Ok(()) };
+    if !journal.is_cut_short() || server::running(&place.pgdata)?.is_some() {
+        return Ok(());
     }
     preserved::require_returnable(&journal, place)?;
     preserved::require_idle(&place.pgdata)?;
@@ -119,13 +134,19 @@ pub(crate) fn clear_the_way(place: &Place, ctx: &Context) -> anyhow::Result<Opti
         ctx.output.line(&discarded_line(&path))?;
     }
     journal.returned = true;
-    journal.reach(Stage::RolledBack, place)?;
-    if journal.was_running && journal.plan.replaces {
-        // What comes next may be refused, and nobody would start it then.
-        ctx.output
-            .line("the old cluster is back; its server, which ran before that, is down until this recovery is done")?;
+    let leaves_down = journal.was_running && journal.plan.replaces;
+    if leaves_down {
+        journal.left_down = Some(journal.stands_at());
     }
-    Ok(Some(journal))
+    journal.reach(Stage::RolledBack, place)?;
+    if leaves_down {
+        // What comes next may be refused, and only a rollback would start it then.
+        ctx.output.line(
+            "the old cluster is back; its server, which ran before that, is down until this recovery is done: recover \
+             rollback starts it as it is",
+        )?;
+    }
+    Ok(())
 }
 
 /// What is left once the files are back: the repository learns which timeline is given up, and the old cluster gets a
@@ -229,13 +250,17 @@ fn lines(journal: &Journal, server: Option<Standing>, place: &Place) -> Vec<Stri
         ));
         lines.push("take a new base backup soon; standbys that followed the recovery must be made anew".to_owned());
     }
-    lines.extend(server.map(|standing| match standing {
+    lines.extend(server.map(|standing| standing_line(standing, place)));
+    lines
+}
+
+fn standing_line(standing: Standing, place: &Place) -> String {
+    match standing {
         Standing::Ready => "its server runs".to_owned(),
         Standing::Starting => {
             format!("its server is still starting: {} tells how far it is", place.rollback_log().display())
         }
-    }));
-    lines
+    }
 }
 
 fn report(journal: &Journal, server: Option<Standing>, pgdata: &str, ctx: &Context) -> anyhow::Result<Outcome> {

@@ -29,7 +29,9 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
         return resume::run(cli, ctx);
     }
     let place = Place::of(ctx)?;
-    let undone = if args.dry_run { None } else { rollback::clear_the_way(&place, ctx)? };
+    if !args.dry_run {
+        rollback::clear_the_way(&place, ctx)?;
+    }
     let before = Journal::refuse_unfinished(&place)?;
     let repository = facts::open_repository(ctx)?;
     let port = port(cli)?;
@@ -60,7 +62,7 @@ pub(crate) fn run(args: &RunArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<Ou
         let message = format!("another recovery of {} was begun meanwhile", site.place.pgdata.display());
         return Err(Advice::refused(message).hint("look at what it left, and run recover again").into());
     }
-    let was_running = undone.is_some_and(|journal| journal.was_running);
+    let was_running = before.as_ref().is_some_and(Journal::is_left_down);
     let journal = steps::begin(&facts, &decision, was_running, &site)
         .and_then(|journal| act(&decision.backup, journal, &site, &mut reporter));
     conclude(journal, reporter, &site, ctx)

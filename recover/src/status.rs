@@ -123,6 +123,7 @@ fn state(journal: &Journal, stage: Stage) -> State {
 fn next(journal: &Journal, pgdata: &str) -> Vec<String> {
     let command = |words: &str| format!("recover {words} -D {pgdata}");
     match journal.stage {
+        Stage::RolledBack if journal.is_left_down() => vec![command("rollback"), command("cleanup")],
         Stage::Done | Stage::RolledBack if journal.cleaned.is_some() => Vec::new(),
         Stage::RolledBack => vec![command("cleanup")],
         Stage::Done => vec![command("rollback"), command("cleanup")],

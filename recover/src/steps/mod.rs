@@ -96,6 +96,7 @@ pub(crate) fn begin(facts: &Facts, decision: &Decision, was_running: bool, site:
         undoing: None,
         returned: false,
         renewal: None,
+        left_down: None,
         cleaned: None,
     };
     journal.write(&site.place)?;

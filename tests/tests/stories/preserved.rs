@@ -149,3 +149,32 @@ fn a_server_on_the_preserved_cluster_keeps_its_directory() -> Result<()> {
     scene.recover(&["rollback", "--yes"])?.success()?;
     scene.require_old()
 }
+
+/// A new run undoes one that was cut short, and is refused: the old server would stay down.
+#[test]
+fn a_server_that_a_second_run_left_down_comes_up() -> Result<()> {
+    let scene = Scene::new()?;
+    let refused = || -> Result<()> {
+        scene.killed_run()?;
+        let ran = scene.recover(&["run", "--target-lsn", "FFFF/0", "--yes"])?.expect_code(20)?;
+        ensure!(ran.stdout.contains("recover rollback starts it"), "{ran}");
+        ensure!(!scene.cluster.is_running());
+        Ok(())
+    };
+    refused()?;
+    let told = scene.recover(&["rollback", "--json"])?.success()?.json()?;
+    ensure!(told.pointer("/server").is_some_and(|server| server == "ready"), "{told}");
+    scene.require_old()?;
+    // Whoever stops it afterwards wants it down.
+    scene.cluster.stop(StopMode::Fast)?;
+    let told = scene.recover(&["rollback", "--json"])?.success()?.json()?;
+    ensure!(told.pointer("/server").is_some_and(serde_json::Value::is_null), "{told}");
+    ensure!(!scene.cluster.is_running());
+
+    // A later run takes it over that the server ran.
+    scene.cluster.start()?;
+    refused()?;
+    scene.cluster.recover(&["--target-immediate"])?;
+    scene.recover(&["rollback", "--yes"])?.success()?;
+    scene.require_old()
+}
