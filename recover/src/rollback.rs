@@ -53,7 +53,12 @@ pub(crate) fn run(args: &RollbackArgs, cli: &Cli, ctx: &Context) -> anyhow::Resu
     if !journal.returned {
         preserved::require_returnable(&journal, &place)?;
         if touched && place.pgdata.exists() {
-            Service::of(&journal.plan, ctx).stop(&programs, &place.pgdata, &ctx.cancel)?;
+            let service = Service::of(&journal.plan, ctx);
+            if journal.stage >= Stage::Started {
+                service.call_off(&programs, &place.pgdata, &ctx.cancel)?;
+            } else {
+                service.stop(&programs, &place.pgdata, &ctx.cancel)?;
+            }
         }
         // Once the old cluster is back, its own files would be taken for the recovered one's.
         journal.new_timeline = abandoned_timeline(&journal, &place)?;

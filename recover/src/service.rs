@@ -56,17 +56,25 @@ impl Service {
             && server::running(pgdata)?.is_some()
         {
             by_command = true;
-            match process::run(shell(stop, pgdata), STOP_WAIT, cancel) {
-                Ok(finished) if finished.status.success() => {}
-                Ok(finished) => tracing::warn!("{stop}: {}; the server is stopped by pg_ctl", finished.stderr.trim()),
-                Err(err) => {
-                    cancel.check()?;
-                    tracing::warn!("{}; the server is stopped by pg_ctl", message_of(&err));
-                }
+            if let Some(failure) = failure(stop, pgdata, cancel)? {
+                tracing::warn!("{failure}; the server is stopped by pg_ctl");
             }
         }
         let outcome = server::stop(programs, pgdata, StopMode::Fast, STOP_WAIT, cancel)?;
         Ok(if by_command && outcome == StopOutcome::WasDown { StopOutcome::Stopped(StopMode::Fast) } else { outcome })
+    }
+
+    /// As [`stop`](Self::stop), for a server that was told to start and may not show itself yet: the configured command
+    /// calls that off.
+    pub(crate) fn call_off(&self, programs: &Programs, pgdata: &Path, cancel: &Cancel) -> anyhow::Result<StopOutcome> {
+        if let Some(stop) = &self.stop
+            && server::running(pgdata)?.is_none()
+            && let Some(failure) = failure(stop, pgdata, cancel)?
+        {
+            // Most often nothing was on its way, which some commands take for a failure.
+            tracing::debug!("{failure}");
+        }
+        self.stop(programs, pgdata, cancel)
     }
 
     /// Starts a server and returns as soon as it runs. Commands of the user's own know its configuration.
@@ -87,6 +95,18 @@ impl Service {
                     .hint(format!("what it said is in {}; recover run --resume goes on", options.log.display()))
                     .into())
             }
+        }
+    }
+}
+
+/// Runs a command that stops a server; what went wrong, if anything did.
+fn failure(stop: &str, pgdata: &Path, cancel: &Cancel) -> anyhow::Result<Option<String>> {
+    match process::run(shell(stop, pgdata), STOP_WAIT, cancel) {
+        Ok(finished) if finished.status.success() => Ok(None),
+        Ok(finished) => Ok(Some(format!("{stop}: {}", finished.stderr.trim()))),
+        Err(err) => {
+            cancel.check()?;
+            Ok(Some(message_of(&err)))
         }
     }
 }

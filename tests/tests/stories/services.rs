@@ -81,6 +81,26 @@ fn own_commands_and_the_preserved_configuration() -> Result<()> {
     scene.shows("4MB", "64MB")
 }
 
+/// A start that goes on by itself, as that of a unit does, is called off by the stop, also before a server shows itself.
+#[test]
+fn a_start_that_no_server_is_seen_of_is_stopped() -> Result<()> {
+    let scene = Scene::new()?;
+    let calls = scene.sandbox.path().join("calls");
+    let section = |start: &str| {
+        format!(
+            "stop-command = 'echo stop >> {0}; pg_ctl stop -s -m fast'\nstart-command = 'echo start >> {0}; {start}'",
+            calls.display()
+        )
+    };
+    scene.recover(&section("exit 3"), &["run", "--target-immediate"])?.expect_code(1)?;
+    ensure!(scene.calls()? == "stop, start", "{}", scene.calls()?);
+    let log = scene.sandbox.path().join("own.log");
+    let start = format!("pg_ctl start -s -W -l {}", log.display());
+    scene.recover(&section(&start), &["rollback"])?.success()?;
+    ensure!(scene.calls()? == "stop, start, stop, start", "{}", scene.calls()?);
+    scene.shows("8MB", "32MB")
+}
+
 /// There is no systemd in a test: something that is called so notes what it is asked for, and does it.
 #[test]
 fn a_systemd_unit_and_the_backups_configuration() -> Result<()> {
