@@ -404,6 +404,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_older_journal_is_read() {
+        let mut written = journal("/data", 7, Target::Latest);
+        let mut older = serde_json::to_value(&written).unwrap();
+        for field in ["marks", "left_down"] {
+            assert!(older.as_object_mut().unwrap().remove(field).is_some());
+        }
+        (written.marks, written.left_down) = (Marks::new(), None);
+        assert_eq!(serde_json::from_value::<Journal>(older).unwrap(), written);
+    }
+
+    #[test]
     fn a_journal_that_was_copied_is_of_another_place() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| Place { pgdata: dir.path().join(name).join("data") };

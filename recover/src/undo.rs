@@ -221,4 +221,27 @@ mod tests {
             assert!(!kept.exists());
         }
     }
+    #[test]
+    fn a_cluster_that_somebody_put_back_leads_to_its_own_tablespaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let (data, before, space) = (root.join("data"), root.join("data.before-x"), root.join("ts"));
+        let (version, kept) = (space.join("PG_15_1"), space.join("holdfast-before-x"));
+        for made in [&data.join("pg_tblspc"), &kept.join("PG_15_1/old")] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        symlink(&kept, data.join("pg_tblspc/16384")).unwrap();
+        let link = before.join("pg_tblspc/16384");
+        let changes = [
+            Change::Moved { from: version.clone(), to: kept.join("PG_15_1") },
+            Change::Moved { from: data.clone(), to: before },
+            Change::Relinked { link, before: space.clone(), meanwhile: kept },
+            Change::Made { path: data.clone() },
+            Change::Made { path: version.clone() },
+        ];
+        for change in changes.iter().rev() {
+            undo(change, &changes, DateTime::UNIX_EPOCH).unwrap();
+        }
+        assert!(version.join("old").exists() && leads(&data.join("pg_tblspc/16384")) == space);
+    }
 }
