@@ -318,6 +318,7 @@ pub(crate) mod tests {
             wal_reaches: lsn,
             archive_reaches: lsn,
             wal_ends: Some(lsn),
+            grows: vec![path.clone()],
             segment_bytes: number,
             arrival: Some(Arrival { at: lsn, last_before: Some(commit), first_after: None }),
             wal: WalPlan { system_identifier: number, stretches: vec![Stretch { timeline, from: lsn, to: None }] },

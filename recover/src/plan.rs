@@ -60,6 +60,9 @@ pub(crate) struct Plan {
     pub(crate) salvage: Vec<String>,
     /// Where each tablespace goes.
     pub(crate) tablespaces: Vec<(u32, PathBuf)>,
+    /// Folders that replay makes elsewhere, in tablespaces that are younger than the backup.
+    #[serde(default)]
+    pub(crate) grows: Vec<PathBuf>,
     /// Where `pg_wal` lies when it is a link.
     pub(crate) pg_wal: Option<PathBuf>,
     /// The main configuration file when it is not in the data directory.
@@ -196,6 +199,7 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         wal_reaches: reaches,
         archive_reaches: route.reaches(&facts.archive, backup.span.start_lsn),
         wal_ends: None,
+        grows: Vec::new(),
         segment_bytes: backup.source.segment_size.bytes(),
         arrival: None,
         salvage: salvage.iter().map(ArchiveName::to_string).collect(),

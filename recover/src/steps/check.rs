@@ -33,7 +33,8 @@ const ARRIVAL_PAUSE: Duration = Duration::from_millis(100);
 const SPARE_SEGMENTS: u64 = 16;
 
 /// Asks a running server to close its current WAL segment and waits, bounded, until it has arrived in the repository.
-/// `false` when no server runs. What does not arrive is taken from its `pg_wal` after the stop.
+/// `false` when no server runs, or one that archives nothing. What does not arrive is taken from its `pg_wal` after the
+/// stop.
 pub(crate) fn bring_in_the_tail(
     facts: &Facts,
     repository: &Repository,
@@ -48,10 +49,11 @@ pub(crate) fn bring_in_the_tail(
     };
     let switched = own_connection(server, cli, ctx)
         .and_then(|conninfo| Session::connect(&conninfo, &ctx.cancel))
-        .and_then(|mut session| switch_wal(&mut session));
+        .and_then(|mut session| archives(&mut session)?.then(|| switch_wal(&mut session)).transpose());
     ctx.cancel.check()?;
     let end = match switched {
-        Ok(end) => end,
+        Ok(Some(end)) => end,
+        Ok(None) => return Ok(false),
         Err(err) => {
             told(&err);
             return Ok(false);
@@ -65,6 +67,15 @@ pub(crate) fn bring_in_the_tail(
         tracing::warn!("{last} did not arrive in {}; it is taken from the server's pg_wal", repository.describe());
     }
     Ok(true)
+}
+
+/// Whether the server hands its WAL to anybody. A copy does not.
+fn archives(session: &mut Session) -> anyhow::Result<bool> {
+    let answer = session.value(
+        "SELECT current_setting('archive_mode') <> 'off' AND (current_setting('archive_command') NOT IN ('', '(disabled)') \
+         OR coalesce(current_setting('archive_library', true), '') <> '')",
+    )?;
+    Ok(answer.as_deref() == Some("t"))
 }
 
 /// How the server that runs now is reached: where it says itself that it listens. A port on the command line is the
@@ -152,6 +163,7 @@ pub(crate) fn prove(facts: &Facts, decision: &mut Decision, args: &RunArgs, site
     let text = format!("{} is whole, {wal}", plan.backup);
     decision.plan.demands = decision.plan.demands.and(found.demands);
     decision.plan.wal_ends = found.wal_ends;
+    decision.plan.grows = found.grows;
     if let Some(arrival) = found.arrival {
         decision.plan.arrive(arrival);
     }

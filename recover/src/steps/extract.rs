@@ -35,7 +35,10 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
 /// Removes what an extraction that was cut short has made: no server has run on it, and the old cluster is aside.
 fn clear(journal: &Journal) -> anyhow::Result<()> {
     for change in &journal.changes {
-        if let Change::Made { path } = change {
+        // What only replay makes is nobody's yet.
+        if let Change::Made { path } = change
+            && !journal.plan.grows.contains(path)
+        {
             aside::empty(path)?;
         }
     }

@@ -27,6 +27,15 @@ pub(crate) fn run(backup: &BackupRecord, journal: &mut Journal, site: &Site<'_>)
             let message = format!("what lies in {} is not what it was before", site.place.pgdata.display());
             return Err(Advice::refused(message).hint("look at it, and run recover again").into());
         }
+        if let Some(server) = directory.cluster().and_then(|cluster| cluster.server.as_ref()) {
+            let message = format!(
+                "a server (process {}) was started on {} after the old one was stopped",
+                server.file.pid,
+                site.place.pgdata.display()
+            );
+            let hint = "find out who starts it and keep that from doing so, then recover run --resume goes on";
+            return Err(Advice::refused(message).hint(hint).into());
+        }
         journal.changes = changes(directory.cluster(), &journal.plan, backup.source.catalog_version);
         journal.marks = preserved::marks(&journal.changes);
         journal.write(&site.place)?;
@@ -75,6 +84,8 @@ fn changes(old: Option<&OldCluster>, plan: &Plan, catalog_version: u32) -> Vec<C
     changes.push(made(pgdata));
     changes.extend(plan.pg_wal.iter().map(made));
     changes.extend(plan.tablespaces.iter().map(|(_, location)| made(&location.join(&version))));
+    let known = changes.clone();
+    changes.extend(plan.grows.iter().map(made).filter(|grown| !known.contains(grown)));
     changes
 }
 

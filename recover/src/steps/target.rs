@@ -5,6 +5,7 @@
 //! short of the target.
 
 use std::io;
+use std::path::PathBuf;
 
 use common::app::Context;
 use common::archive::moments::{self, Ended, Located, Moment, NewTablespace, Question};
@@ -31,6 +32,8 @@ pub(crate) struct Found {
     pub(crate) arrival: Option<Arrival>,
     /// Where all WAL ends, as far as it goes now; where replay goes to its end.
     pub(crate) wal_ends: Option<Lsn>,
+    /// The folders that replay makes in tablespaces which are younger than the backup.
+    pub(crate) grows: Vec<PathBuf>,
     /// The settings that replay meets on the way.
     pub(crate) demands: Demands,
 }
@@ -106,7 +109,9 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     new_tablespaces(&located.tablespaces, &version, facts.directory.cluster(), beside_original)?;
     let demands = located.parameters.as_ref().map(Demands::of_wal).unwrap_or_default();
     let wal_ends = (plan.target == Target::Latest).then_some(located.end_of_wal);
-    Ok(Found { arrival, wal_ends, demands })
+    let outside = located.tablespaces.iter().filter(|made| made.location.is_absolute());
+    let grows = outside.map(|made| made.location.join(&version)).collect();
+    Ok(Found { arrival, wal_ends, grows, demands })
 }
 
 fn transaction(found: &moments::Transaction) -> Transaction {

@@ -94,6 +94,28 @@ fn hazard_01_a_tablespace_made_after_the_backup() -> Result<()> {
     Ok(())
 }
 
+/// It was dropped again, and nothing of production's lies there. What a recovery to a moment in between has made goes
+/// aside with a rollback, and the same recovery finds its place free.
+#[test]
+fn hazard_01_in_place_a_tablespace_that_was_there_for_a_while() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let (cluster, _) = scene(&sandbox)?;
+    make_tablespace(&cluster, "late")?;
+    cluster.sql("create table v tablespace late as select generate_series(1, 3000) as n")?;
+    let lsn = cluster.sql("select pg_current_wal_insert_lsn()")?;
+    cluster.sql("drop table v")?;
+    cluster.sql("drop tablespace late")?;
+    settle(&cluster)?;
+    let args = ["rollback", "-D", cluster.pgdata_arg()?, "--repo", cluster.repo()?.arg()?, "-U", "postgres", "--yes"];
+    for _ in 0..2 {
+        cluster.recover(&["--target-lsn", &lsn])?;
+        ensure!(cluster.sql("select count(*) from v")? == "3000");
+        sandbox.run("recover", &args)?.success()?;
+        ensure!(cluster.sql("select to_regclass('v') is null")? == "t");
+    }
+    Ok(())
+}
+
 /// In place it is production's own: replay creates it again, and the preserved cluster keeps its files.
 #[test]
 fn hazard_01_in_place_a_tablespace_made_after_the_backup() -> Result<()> {
