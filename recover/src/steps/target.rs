@@ -23,7 +23,7 @@ use common::restore::target::Target;
 use super::Site;
 use crate::cli::{MomentArgs, Role};
 use crate::facts::{Facts, OldCluster, Origin};
-use crate::plan::{Arrival, Decision, Plan, Transaction};
+use crate::plan::{Arrival, Decision, Transaction};
 
 /// What the WAL on the way to the target tells.
 #[derive(Debug, Default)]
@@ -100,6 +100,7 @@ pub(crate) fn locate(facts: &Facts, decision: &Decision, site: &Site<'_>) -> any
     let arrival = is_sought.then(|| answer(facts, decision, &located)).transpose()?;
     if !is_sought {
         refuse_damage(facts, decision, &located)?;
+        refuse_hole(facts, decision, &located)?;
     }
     let version = tablespace_version_directory(plan.major, backup.source.catalog_version);
     if site.is_scratch() {
@@ -138,16 +139,31 @@ fn refuse_damage(facts: &Facts, decision: &Decision, located: &Located) -> Resul
     if !start.is_some_and(|start| decision.route.continues_after(&known, start)) {
         return Ok(());
     }
-    let before = before_damage(located.last_before.map(|last| last.lsn), decision.backup.span.stop_lsn);
+    let before = last_moment(located.last_before.map(|last| last.lsn), decision.backup.span.stop_lsn);
     Err(Advice::refused(format!("{segment} is damaged, and there is WAL behind it: {why}"))
-        .hint(format!("bring back a good copy of that segment; {before}")))
+        .hint(format!("bring back a good copy of that segment; {before} before it")))
 }
 
-/// The option that goes as far as damage lets it. Before the backup's own end nothing is consistent.
-fn before_damage(last_commit: Option<Lsn>, consistent: Lsn) -> String {
+/// A segment that is missing on the way to the end of all WAL.
+fn refuse_hole(facts: &Facts, decision: &Decision, located: &Located) -> Result<(), Advice> {
+    let Decision { plan, backup, route, .. } = decision;
+    if plan.target != Target::Latest || !route.continues_after(&facts.known_wal(), plan.wal_reaches) {
+        return Ok(());
+    }
+    let missing = route.segment(plan.wal_reaches.0 / plan.segment_bytes);
+    let before = last_moment(located.last_transaction.map(|last| last.lsn), backup.span.stop_lsn);
+    Err(Advice::refused(format!(
+        "{missing} is missing from the archive, which goes on behind it: there is a hole on the way to {}",
+        plan.target
+    ))
+    .hint(format!("archive that segment; {before} before it")))
+}
+
+/// The option that goes to the last commit that was read. Before the backup's own end nothing is consistent.
+fn last_moment(last_commit: Option<Lsn>, consistent: Lsn) -> String {
     last_commit.filter(|lsn| *lsn >= consistent).map_or_else(
-        || "--target-immediate recovers to the end of the backup".to_owned(),
-        |lsn| format!("--target-lsn {lsn} recovers to the last commit before it"),
+        || "--target-immediate recovers to the end of the backup, the last moment".to_owned(),
+        |lsn| format!("--target-lsn {lsn} recovers to the last commit"),
     )
 }
 
@@ -211,7 +227,7 @@ fn answer(facts: &Facts, decision: &Decision, located: &Located) -> Result<Arriv
     let fork = decision.missing_fork.as_ref();
     let Some(stop) = &located.stop else {
         refuse_damage(facts, decision, located)?;
-        return Err(fork.map_or_else(|| unreachable(plan, located), MissingFork::advice));
+        return Err(fork.map_or_else(|| unreachable(facts, decision, located), MissingFork::advice));
     };
     if stop.replay_end < consistent {
         return Err(Advice::refused(format!(
@@ -230,24 +246,23 @@ fn answer(facts: &Facts, decision: &Decision, located: &Located) -> Result<Arriv
     })
 }
 
-/// The target is not in the WAL at hand.
-fn unreachable(plan: &Plan, located: &Located) -> Advice {
+/// The target is not in the WAL at hand. The last commit's own time is no target: only a later commit ends a recovery to it.
+fn unreachable(facts: &Facts, decision: &Decision, located: &Located) -> Advice {
+    let Decision { plan, backup, route, .. } = decision;
     let end = match &located.ended {
         Ended::Missing(segment) => format!("the WAL ends at {}, {segment} is not there", located.end_of_wal),
         Ended::Invalid(segment, why) => format!("the WAL ends at {} in {segment}: {why}", located.end_of_wal),
         Ended::Answered | Ended::Until => format!("the WAL ends at {}", located.end_of_wal),
     };
-    let (last, latest) = match &located.last_transaction {
-        None => ("there is no commit behind the backup's start".to_owned(), located.end_of_wal.to_string()),
-        Some(last) => {
-            let time = last.time.format("%Y-%m-%d %H:%M:%S%.6fZ");
-            (format!("the last commit is {} at {time}", last.xid), time.to_string())
-        }
-    };
-    Advice::refused(format!("{} cannot be reached: {end}; {last}", plan.target)).hint(format!(
-        "the latest moment that can be reached is {latest}: --target-latest goes there; recover windows shows what other \
-         backups reach"
-    ))
+    let last = located.last_transaction.map_or_else(
+        || "there is no commit behind the backup's start".to_owned(),
+        |last| format!("the last commit is {} at {}", last.xid, last.time.format("%Y-%m-%d %H:%M:%S%.6fZ")),
+    );
+    let moment = last_moment(located.last_transaction.map(|last| last.lsn), backup.span.stop_lsn);
+    let goes_on = route.continues_after(&facts.known_wal(), plan.wal_reaches);
+    let latest = if goes_on { "" } else { ", --target-latest to the end of the WAL" };
+    Advice::refused(format!("{} cannot be reached: {end}; {last}", plan.target))
+        .hint(format!("{moment} that can be reached{latest}; recover windows shows what other backups reach"))
 }
 
 #[cfg(test)]
@@ -266,9 +281,9 @@ mod tests {
     #[test]
     fn a_commit_from_before_the_backup_was_consistent_is_no_target() {
         let consistent = Lsn(0x300);
-        assert!(before_damage(Some(Lsn(0x300)), consistent).starts_with("--target-lsn 0/300 "));
+        assert!(last_moment(Some(Lsn(0x300)), consistent).starts_with("--target-lsn 0/300 "));
         for unreachable in [Some(Lsn(0x2FF)), None] {
-            assert!(before_damage(unreachable, consistent).starts_with("--target-immediate "));
+            assert!(last_moment(unreachable, consistent).starts_with("--target-immediate "));
         }
     }
 

@@ -4,6 +4,8 @@ use anyhow::{Context, Result, ensure};
 use e2e::cluster::{Recipe, StopMode};
 use e2e::{Cluster, Repo, Sandbox, wait};
 
+use super::recover_refusals::told_lsn;
+
 /// A cluster with a backup and six batches of rows after it, a segment each.
 pub(crate) fn six_batches(sandbox: &Sandbox) -> Result<(Cluster, Repo, Vec<String>)> {
     let repo = Repo::new(sandbox, "repo")?;
@@ -77,7 +79,16 @@ fn a_hole_is_refused_before_anything_is_touched() -> Result<()> {
     let port = sandbox.new_port().to_string();
     let ran = copy.try_recover(&["--as", "copy", "--port", &port, "--target-latest"])?;
     ensure!(ran.code != Some(0), "recovery over a hole: {ran}");
-    ran.says(&[middle])?;
+    let ran = ran.says(&[middle])?;
     ensure!(!copy.pgdata().exists(), "a refused recovery made {}", copy.pgdata().display());
-    Ok(())
+
+    // The way that the refusals tell is one: the last commit before the hole, not the end of the segment before it, which a
+    // switch has ended, nor that commit's time. The end of all WAL is none.
+    let lsn = told_lsn(&ran)?.to_owned();
+    let ran = copy.try_recover(&["--as", "copy", "--port", &port, "--target-time", "2099-01-01 00:00:00+00"])?;
+    let ran = ran.expect_code(20)?.says(&[middle])?;
+    ensure!(told_lsn(&ran)? == lsn && !ran.stderr.contains("--target-latest"), "{ran}");
+    copy.recover(&["--as", "copy", "--port", &port, "--target-lsn", &lsn])?;
+    ensure!(copy.sql("select count(*) from t")? == "4000", "not the last commit before the hole");
+    copy.stop(StopMode::Immediate)
 }

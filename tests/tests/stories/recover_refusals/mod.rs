@@ -29,6 +29,12 @@ struct State {
     beside: Vec<PathBuf>,
 }
 
+/// The position that a refusal says to go to.
+pub(crate) fn told_lsn(refused: &Ran) -> Result<&str> {
+    let told = refused.stderr.split("--target-lsn ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    told.with_context(|| format!("no position: {refused}"))
+}
+
 impl Scene {
     fn new(recipe: impl FnOnce(Recipe) -> Recipe) -> Result<Self> {
         let sandbox = Sandbox::new()?;

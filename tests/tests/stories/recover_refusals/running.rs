@@ -13,9 +13,13 @@ fn a_target_that_cannot_be_reached() -> Result<()> {
     let last = scene
         .cluster
         .sql("select to_char((pg_last_committed_xact()).timestamp at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS.US')")?;
-    // The latest moment that can be reached is said, to the microsecond.
-    let words = ["cannot be reached", &last, "the latest moment that can be reached is", "--target-latest goes there"];
+    // The last commit is told, and what goes there: to its own time PostgreSQL would not come, without a later one.
+    let words = ["cannot be reached", &last, "recovers to the last commit", "--target-latest to the end of the WAL"];
     scene.refused_here(&["--target-time", "2099-01-01 00:00:00+00"], &words)?;
+    scene.refused_here(&["--target-time", &format!("{last}+00")], &words)?;
+    let refused = scene.check(&["--target-time", &format!("{last}+00")])?;
+    scene.check(&["--target-lsn", told_lsn(&refused)?])?.success()?;
+    scene.check(&["--target-latest"])?.success()?;
     scene.refused_here(&["--target-time", "2001-01-01 00:00:00+00"], &["no backup is complete before"])?;
     scene.refused_here(&["--target-lsn", "FF/0"], &["cannot be reached", "is in no repository"])?;
     scene.refused_here(&["--target-lsn", "0/28"], &["no backup is complete before"])?;
