@@ -266,14 +266,23 @@ fn unpack(
             sender.send(job).is_ok() && !stop.is_cancelled()
         });
         drop(sender);
-        let mut outcome = read.map(|_finished| ());
-        for thread in threads {
-            let ended = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("an extraction thread died")));
-            outcome = outcome.and(ended);
-        }
-        outcome
+        let died = |_| Err(anyhow::anyhow!("an extraction thread died"));
+        let ended = threads.into_iter().map(|thread| thread.join().unwrap_or_else(died));
+        cause(std::iter::once(read.map(|_finished| ())).chain(ended.collect::<Vec<_>>()))
     })?;
     total.into_inner().map_err(|_| anyhow::anyhow!("an extraction thread died"))
+}
+
+/// A worker ends because of what another one met.
+#[derive(Debug, thiserror::Error)]
+#[error("another part failed")]
+struct AnotherFailed;
+
+/// The first failure that is no mere consequence of another.
+fn cause(outcomes: impl Iterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut failures: Vec<anyhow::Error> = outcomes.filter_map(Result::err).collect();
+    let first = failures.iter().position(|failure| !failure.is::<AnotherFailed>()).unwrap_or_default();
+    if failures.is_empty() { Ok(()) } else { Err(failures.swap_remove(first)) }
 }
 
 /// Reads the index, makes its directories, and hands over the files part by part; `false` from `hand_over` ends it
@@ -384,7 +393,7 @@ impl Worker<'_> {
     fn reuse_file(&self, reuse: &Reuse, entry: &FileEntry, buffer: &mut [u8]) -> anyhow::Result<bool> {
         self.means.cancel.check()?;
         if self.stop.is_cancelled() {
-            anyhow::bail!("another part failed");
+            return Err(AnotherFailed.into());
         }
         let path = self.destination.resolve(&entry.path);
         let Some(file) = reuse.take(entry, &path, buffer, self.means.cancel)? else { return Ok(false) };
@@ -451,7 +460,7 @@ impl Worker<'_> {
         while left > 0 {
             self.means.cancel.check().map_err(|err| Failure::Here(err.into()))?;
             if self.stop.is_cancelled() {
-                return Err(Failure::Here(anyhow::anyhow!("another part failed")));
+                return Err(Failure::Here(AnotherFailed.into()));
             }
             let limit = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let count = read_full(source, buffer.get_mut(..limit).unwrap_or_default())
@@ -490,4 +499,21 @@ enum Failure {
     OfPart(anyhow::Error),
     /// What was read could not be written, or there was a reason to stop. Says nothing about the part.
     Here(anyhow::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_follows_another_hides_it_never() {
+        let followed = || Err(AnotherFailed.into());
+        let damaged = || Err(anyhow::anyhow!("contents").context(Advice::failed("part-00001 is damaged")));
+        let told = |outcomes: Vec<anyhow::Result<()>>| cause(outcomes.into_iter()).map_err(|err| err.to_string());
+        let is_told = Err("part-00001 is damaged".to_owned());
+        assert_eq!(told(vec![Ok(()), followed(), damaged()]), is_told);
+        assert_eq!(told(vec![Ok(()), damaged(), followed()]), is_told);
+        assert_eq!(told(vec![followed(), Ok(())]), Err("another part failed".to_owned()));
+        assert_eq!(told(vec![Ok(()), Ok(())]), Ok(()));
+    }
 }
