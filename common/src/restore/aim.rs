@@ -2,7 +2,7 @@
 //! complete before the place where it lies.
 //!
 //! Clocks cannot say that. Commit times are not ordered, a server's clock may jump, and the backup's stop time is taken
-//! apart from any commit. The name of a restore point says nothing of its place, and may come twice: then nobody knows
+//! apart from any commit. The number of a transaction says when it began, not when it ended. The name of a restore point says nothing of its place, and may come twice: then nobody knows
 //! which one is meant, and only a look at all WAL tells.
 
 use chrono::{DateTime, FixedOffset, TimeDelta};
@@ -13,7 +13,7 @@ use crate::repo::chain::Inventory;
 use crate::repo::records::BackupRecord;
 use crate::report::Interrupted;
 
-use super::choose::{Choice, Wish, choices, choose, too_early};
+use super::choose::{Choice, Wish, choices, choose, is_before, may_be_open, too_early};
 use super::target::Target;
 
 /// A backup that began so long before a time is believed to have no commit before its start that is later: a clock would
@@ -38,6 +38,7 @@ pub type Look<'a> = &'a mut dyn FnMut(&Choice, Option<Lsn>) -> anyhow::Result<Lo
 pub fn aim(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish, look: Look<'_>) -> anyhow::Result<Aim> {
     match &wish.target {
         Target::Time(time) if wish.backup.is_none() => at_time(time, backups, inventory, wish, look),
+        Target::Xid(xid) if wish.backup.is_none() => at_xid(*xid, backups, inventory, wish, look),
         Target::Name(_) if wish.backup.is_none() => at_name(backups, inventory, wish, look),
         _ => Ok(Aim { choice: choose(backups, inventory, wish)?, located: None }),
     }
@@ -103,6 +104,36 @@ fn came_before(
     }
 }
 
+/// From the newest backup that is older than the transaction, over every hole that a newer backup bridges. Where none is
+/// older it may have been running during the oldest: what counts is where it ended.
+fn at_xid(
+    xid: u64,
+    backups: &[BackupRecord],
+    inventory: &Inventory,
+    wish: &Wish,
+    look: Look<'_>,
+) -> anyhow::Result<Aim> {
+    let candidates = choices(backups, inventory, wish)?;
+    let older = candidates.iter().rposition(|choice| is_before(&choice.backup, &wish.target));
+    let mut rest = candidates.get(older.unwrap_or_default()..).unwrap_or_default();
+    let mut first = None;
+    while let Some(choice) = rest.first().filter(|choice| older.is_some() || may_be_open(&choice.backup, xid)) {
+        let located = look(choice, None)?;
+        let end = located.end_of_wal;
+        let is_cut_off = matches!(located.ended, Ended::Missing(_) | Ended::Invalid(..));
+        let stop = located.stop.as_ref().map(|stop| stop.replay_end);
+        let aim = Aim { choice: choice.clone(), located: Some(located) };
+        match stop {
+            Some(stop) if stop >= choice.backup.span.stop_lsn => return Ok(aim),
+            Some(_) => break,
+            None => first = first.or(Some(aim)),
+        }
+        let behind = rest.iter().position(|choice| choice.backup.span.start_lsn > end);
+        rest = behind.filter(|_| is_cut_off).and_then(|behind| rest.get(behind..)).unwrap_or_default();
+    }
+    first.filter(|_| older.is_some()).ok_or_else(|| too_early(backups, &wish.target).into())
+}
+
 /// All WAL from the oldest backup on, over every hole that a newer backup bridges.
 fn at_name(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish, look: Look<'_>) -> anyhow::Result<Aim> {
     let candidates = choices(backups, inventory, wish)?;
@@ -157,6 +188,8 @@ mod tests {
         commits: Vec<(u64, i64)>,
         names: Vec<(u64, &'static str)>,
         hole: Option<u64>,
+        /// Where the transaction that is sought ends.
+        ending: Option<u64>,
         looks: Vec<(BackupId, Option<Lsn>)>,
     }
 
@@ -177,7 +210,7 @@ mod tests {
                 made
             };
             let backups = (0..).zip(ends).map(made).collect();
-            Self { backups, commits: commits.to_vec(), names: Vec::new(), hole: None, looks: Vec::new() }
+            Self { backups, commits: commits.to_vec(), names: Vec::new(), hole: None, ending: None, looks: Vec::new() }
         }
 
         /// What a look finds, by PostgreSQL's rules.
@@ -206,6 +239,10 @@ mod tests {
                     break;
                 }
                 located.last_before = Some(commit);
+            }
+            let ending = self.ending.map(lsn).filter(|at| matches!(target, Target::Xid(_)) && *at >= from && *at < end);
+            if let Some(at) = ending.filter(|at| *at < lsn(10_000)) {
+                located.stop = Some(Stop { included: true, ..stop_at(at, RecordKind::Other) });
             }
             for (tenths, name) in &self.names {
                 let at = lsn(*tenths);
@@ -330,6 +367,44 @@ mod tests {
         assert_eq!(twice.occurrences.len(), 2);
         let (place, once) = find("b");
         assert_eq!((place, once.occurrences.len(), once.stop.is_some()), (2, 1, true));
+    }
+
+    /// The backups end before transactions 100, 101 and 102; in this world the transaction that is sought ends at `at`.
+    #[rstest]
+    #[case::began_before_all_and_ended_behind_the_first(90, 25, None, Some(0))]
+    #[case::ended_behind_them_all(90, 66, None, Some(0))]
+    #[case::ended_before_the_first_was_complete(90, 15, None, None)]
+    #[case::ended_before_all(90, 5, None, None)]
+    #[case::nowhere(90, 20_000, None, None)]
+    #[case::began_behind_the_second(101, 45, None, Some(1))]
+    #[case::began_behind_the_second_and_ended_behind_a_hole(101, 66, Some(47), Some(2))]
+    #[case::of_an_epoch_before((1 << 32) + 90, 25, None, None)]
+    fn a_transaction_lies_where_it_ended(
+        #[case] xid: u64,
+        #[case] at: u64,
+        #[case] hole: Option<u64>,
+        #[case] expected: Option<usize>,
+    ) {
+        let mut world = steady();
+        if xid > 1 << 32 {
+            world.backups.iter_mut().for_each(|backup| backup.span.next_xid += 2 << 32);
+        }
+        world.hole = hole;
+        world.ending = Some(at);
+        match (world.aim(&Target::Xid(xid)), expected) {
+            (Ok((place, located)), Some(expected)) => {
+                assert_eq!((place, located.stop.map(|stop| stop.record_start)), (expected, Some(lsn(at))));
+            }
+            (Err(refusal), None) => assert!(refusal.contains("no backup is complete before"), "{refusal}"),
+            (found, expected) => panic!("{found:?}, not {expected:?}"),
+        }
+    }
+
+    /// A transaction that is in no WAL: what was found says how far that goes.
+    #[test]
+    fn a_transaction_that_never_ended_has_no_place() {
+        let (place, located) = steady().aim(&Target::Xid(500)).unwrap();
+        assert_eq!((place, located.stop), (2, None));
     }
 
     proptest! {

@@ -75,7 +75,7 @@ impl MissingFork {
 ///
 /// `backups` are the whole backups of one system, oldest first. A time is measured against the backups' stop times, a
 /// position against their stop positions, a transaction against the next one at their stop; for everything else the
-/// newest is taken. Times and names are no sure measure: [`aim`](super::aim::aim) looks them up in the WAL. Whether all WAL is there is not looked at, except for the fork of a timeline: without its first
+/// newest is taken. Times, transactions and names are no sure measure: [`aim`](super::aim::aim) looks them up in the WAL. Whether all WAL is there is not looked at, except for the fork of a timeline: without its first
 /// segment PostgreSQL would go on along the parent without a word.
 pub fn choose(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> Result<Choice, Advice> {
     if backups.is_empty() {
@@ -88,8 +88,8 @@ pub fn choose(backups: &[BackupRecord], inventory: &Inventory, wish: &Wish) -> R
         })
     };
     let candidates = wish.backup.map_or(Ok(backups), named)?;
-    // A clock does not speak against a backup that was named: where the target lies is seen in the WAL.
-    let by_name = wish.backup.is_some() && matches!(wish.target, Target::Time(_));
+    // Neither a clock nor a number speaks against a backup that was named: where the target lies is seen in the WAL.
+    let by_name = wish.backup.is_some() && matches!(wish.target, Target::Time(_) | Target::Xid(_));
     let reaching: Vec<&BackupRecord> =
         candidates.iter().filter(|backup| by_name || is_before(backup, &wish.target)).collect();
     if reaching.is_empty() {
@@ -121,7 +121,7 @@ pub(super) fn choices(backups: &[BackupRecord], inventory: &Inventory, wish: &Wi
 }
 
 /// Whether the backup is complete at the target, as far as its record tells.
-fn is_before(backup: &BackupRecord, target: &Target) -> bool {
+pub(super) fn is_before(backup: &BackupRecord, target: &Target) -> bool {
     match target {
         Target::Time(time) => backup.span.stopped_at <= *time,
         Target::Lsn(lsn) => backup.span.stop_lsn <= *lsn,
@@ -139,6 +139,11 @@ fn with_epoch(xid: u64, next: u64) -> u64 {
     }
     let here = (next & !(EPOCH - 1)) | xid;
     if here + EPOCH / 2 < next { here + EPOCH } else { here }
+}
+
+/// Whether the transaction may have been running when the backup ended, as far as numbers tell.
+pub(super) fn may_be_open(backup: &BackupRecord, xid: u64) -> bool {
+    backup.span.next_xid.saturating_sub(with_epoch(xid, backup.span.next_xid)) < 1 << 31
 }
 
 pub(super) fn too_early(candidates: &[BackupRecord], target: &Target) -> Advice {

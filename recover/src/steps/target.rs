@@ -38,7 +38,7 @@ pub(crate) struct Found {
     pub(crate) demands: Demands,
 }
 
-/// Looks up which backup the target needs, where only the WAL can tell: for a time and for a name.
+/// Looks up which backup the target needs, where only the WAL can tell: for a time, a transaction and a name.
 pub(crate) fn aim(
     facts: &Facts,
     args: &MomentArgs,
@@ -46,7 +46,7 @@ pub(crate) fn aim(
     ctx: &Context,
 ) -> anyhow::Result<Option<Aim>> {
     let wish = Wish { target: args.target(), timeline: args.timeline(), backup: args.backup };
-    if !matches!(wish.target, Target::Time(_) | Target::Name(_)) || wish.backup.is_some() {
+    if !matches!(wish.target, Target::Time(_) | Target::Xid(_) | Target::Name(_)) || wish.backup.is_some() {
         return Ok(None);
     }
     let question = Question { moment: moment(&wish.target), exclusive: args.is_exclusive() };

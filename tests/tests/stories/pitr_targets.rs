@@ -63,6 +63,34 @@ fn positions_and_transactions_with_and_without_the_last_one() -> Result<()> {
     scene.expect("xidex", &["--target-xid", &xid, "--target-exclusive"], &without)
 }
 
+/// A transaction that was open during the only backup lies behind it: what counts is where it ended.
+#[test]
+fn a_transaction_that_was_open_during_the_backup() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let recipe = Recipe::new("pg").segment_mb(1).set("max_prepared_transactions", "5").archived_to(&repo);
+    let cluster = recipe.start(&sandbox)?;
+    cluster.sql("create table t (n int); create table other (n int)")?;
+    let said =
+        cluster.sql("begin; insert into t values (1); select pg_current_xact_id(); prepare transaction 'open'")?;
+    let xid = said.lines().find(|line| line.parse::<u64>().is_ok()).context(said.clone())?.to_owned();
+    cluster.sql("insert into other values (1)")?;
+    let backup = cluster.backup(&[])?;
+    cluster.sql("insert into other values (2)")?;
+    cluster.sql("commit prepared 'open'")?;
+    cluster.sql("insert into other values (3)")?;
+    cluster.switch_wal()?;
+    let sql = "select (select count(*) from t), (select max(n) from other)";
+    for (name, options) in [("chosen", &[][..]), ("named", &["--backup", &backup])] {
+        let copy = cluster.recover_copy(name, &[options, &["--target-xid", &xid]].concat())?;
+        let found = copy.sql(sql)?;
+        ensure!(found == "1|2", "{name}: {found}");
+        copy.stop(StopMode::Immediate)?;
+    }
+    cluster.try_recover(&["--target-xid", "3"])?.expect_code(20)?.says(&["no backup is complete before"])?;
+    cluster.stop(StopMode::Fast)
+}
+
 #[test]
 fn a_name_the_end_of_the_backup_and_the_latest() -> Result<()> {
     let scene = Scene::new()?;
