@@ -3,8 +3,8 @@
 use std::fmt;
 
 use chrono::{
-    DateTime, Datelike as _, FixedOffset, Local, NaiveDate, NaiveDateTime, SubsecRound as _, TimeZone, Timelike as _,
-    Utc,
+    DateTime, Datelike as _, FixedOffset, Local, LocalResult, NaiveDate, NaiveDateTime, SubsecRound as _, TimeZone,
+    Timelike as _, Utc,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,36 +43,53 @@ impl fmt::Display for Target {
 
 /// The text is no moment that can be understood without guessing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no time: write it like \"2026-11-20 03:15:00\" (local time) or \"2026-11-20 03:15:00+01\"")]
-pub struct ParseTimeError(String);
+pub enum ParseTimeError {
+    /// Nothing that is understood.
+    #[error("{0:?} is no time: write it like \"2026-11-20 03:15:00\" (local time) or \"2026-11-20 03:15:00+01\"")]
+    NoTime(String),
+    /// A local time in the hour that a clock change repeats.
+    #[error("{0:?} occurs twice: the clock goes back that night; add the offset that is meant, {1} or {2}")]
+    Twice(String, FixedOffset, FixedOffset),
+    /// A local time in the hour that a clock change skips.
+    #[error("{0:?} never occurs: the clock goes forward that night; add the offset that is meant")]
+    Never(String),
+}
 
 /// Reads a time as PostgreSQL prints it: date and time, with or without fractions of a second, with an offset, `Z` or
 /// `UTC`, or without a zone: then it is in the zone of this host. A date alone is its midnight. A local time that a
 /// clock change makes ambiguous or skips is refused, and so are leap seconds and years that have not four digits.
 /// The time is in whole microseconds, as PostgreSQL's are: what comes after them is dropped.
 pub fn parse_time(text: &str) -> Result<DateTime<FixedOffset>, ParseTimeError> {
-    let error = || ParseTimeError(text.chars().take(64).collect());
-    let time = read_time(text.trim()).ok_or_else(error)?;
+    let shown: String = text.chars().take(64).collect();
+    let Some(read) = read_time(text.trim()) else { return Err(ParseTimeError::NoTime(shown)) };
+    let time = match read {
+        LocalResult::Single(time) => time,
+        LocalResult::Ambiguous(first, second) => {
+            return Err(ParseTimeError::Twice(shown, *first.offset(), *second.offset()));
+        }
+        LocalResult::None => return Err(ParseTimeError::Never(shown)),
+    };
     let leap_second = time.nanosecond() >= 1_000_000_000;
     let year_of_four_digits = (1..=9999).contains(&time.to_utc().year());
-    if leap_second || !year_of_four_digits { Err(error()) } else { Ok(time.trunc_subsecs(6)) }
+    if leap_second || !year_of_four_digits { Err(ParseTimeError::NoTime(shown)) } else { Ok(time.trunc_subsecs(6)) }
 }
 
-fn read_time(text: &str) -> Option<DateTime<FixedOffset>> {
+/// The moments that the text may mean; `None` where it is no time at all.
+fn read_time(text: &str) -> Option<LocalResult<DateTime<FixedOffset>>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Some(time);
+        return Some(LocalResult::Single(time));
     }
     let in_utc = ["Z", "UTC", "utc", "GMT"].iter().find_map(|zone| text.strip_suffix(zone)).map(str::trim_end);
     if let Some(naive) = in_utc {
-        return parse_naive(naive).map(|naive| naive.and_utc().fixed_offset());
+        return parse_naive(naive).map(|naive| LocalResult::Single(naive.and_utc().fixed_offset()));
     }
     let with_offset =
         ["%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"];
     if let Some(time) = with_offset.iter().find_map(|format| DateTime::parse_from_str(text, format).ok()) {
-        return Some(time);
+        return Some(LocalResult::Single(time));
     }
-    let naive = parse_naive(text)?;
-    Local.from_local_datetime(&naive).single().map(|time| time.fixed_offset())
+    let naive = parse_naive(text).filter(|naive| (0..=9999).contains(&naive.year()))?;
+    Some(Local.from_local_datetime(&naive).map(|time| time.fixed_offset()))
 }
 
 fn parse_naive(text: &str) -> Option<NaiveDateTime> {
