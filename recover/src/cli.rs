@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use common::app::{CommonArgs, Program, ServerArgs, exit};
 use common::pg::{Lsn, TimelineId};
 use common::repo::BackupId;
@@ -98,7 +98,7 @@ pub struct TargetArgs {
     target_latest: bool,
 
     /// Stop just before the target, not just after it
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["target_name", "target_immediate", "target_latest"])]
     pub target_exclusive: bool,
 }
 
@@ -196,6 +196,7 @@ pub struct RunArgs {
 
 /// Options of `recover extract`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["tables", "database"])))]
 #[expect(clippy::doc_markdown, reason = "the comments are help texts")]
 pub struct ExtractArgs {
     /// Which moment, and from which backup.
@@ -203,13 +204,7 @@ pub struct ExtractArgs {
     pub moment: MomentArgs,
 
     /// Bring back this table of the database that -d names, written as in SQL; once for each table
-    #[arg(
-        short = 't',
-        long = "table",
-        value_name = "SCHEMA.NAME",
-        required_unless_present = "database",
-        conflicts_with = "database"
-    )]
+    #[arg(short = 't', long = "table", value_name = "SCHEMA.NAME")]
     pub tables: Vec<TableName>,
 
     /// Bring back this whole database

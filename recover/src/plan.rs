@@ -157,6 +157,10 @@ pub(crate) fn decide(facts: &Facts, args: &RunArgs, port: Option<u16>, place: &P
         ))
         .hint("add --target-time, --target-lsn, --target-xid, --target-name or --target-immediate"));
     }
+    if wish.target == Target::Latest && args.moment.is_exclusive() {
+        return Err(Advice::usage("--target-exclusive needs a target: nothing lies behind the end of all WAL")
+            .hint("add --target-time, --target-lsn or --target-xid"));
+    }
     if args.config_from == ConfigFrom::Preserved && facts.directory.cluster().is_none() {
         return Err(Advice::usage(format!(
             "no cluster in {} is set aside, whose configuration could be kept",

@@ -131,7 +131,11 @@ pub(crate) fn describe(plan: &Plan) -> Vec<String> {
         (Role::Standby, false) => "a standby",
     };
     let mut lines = vec![format!("data directory  {} ({what})", plan.pgdata.display())];
-    lines.extend(describe_moment(plan, &format!(", then {}", plan.action.name())));
+    let then = match plan.role {
+        Role::Standby => ", and stays a standby".to_owned(),
+        Role::Production | Role::Copy => format!(", then {}", plan.action.name()),
+    };
+    lines.extend(describe_moment(plan, &then));
     let archiving = match plan.role {
         Role::Production => "on again once the recovery is verified",
         Role::Copy => "off",

@@ -68,7 +68,13 @@ impl Replay {
     pub(crate) fn describe(&self) -> String {
         let millis = Duration::from_secs_f64(self.seconds).as_millis().max(1);
         let speed = u64::try_from(u128::from(self.bytes) * 1000 / millis).unwrap_or(u64::MAX);
-        format!("{} of WAL in {} segments, {}/s", ByteCount(self.bytes), self.segments, ByteCount(speed))
+        format!(
+            "{} of WAL in {} segment{}, {}/s",
+            ByteCount(self.bytes),
+            self.segments,
+            if self.segments == 1 { "" } else { "s" },
+            ByteCount(speed)
+        )
     }
 }
 

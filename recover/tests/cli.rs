@@ -41,6 +41,9 @@ fn help_names_the_commands() {
 #[case(&[], 2)]
 #[case(&["run", "--target-lsn", "0/1", "--target-xid", "7"], 2)]
 #[case(&["run", "--target-time", "yesterday"], 2)]
+#[case(&["run", "--target-latest", "--target-exclusive"], 2)]
+#[case(&["run", "--target-immediate", "--target-exclusive"], 2)]
+#[case(&["run", "--target-name", "x", "--target-exclusive"], 2)]
 #[case(&["run", "--target-timeline", "0"], 2)]
 #[case(&["run", "-T", "nonsense"], 2)]
 #[case(&["run", "--as", "something"], 2)]
@@ -60,7 +63,7 @@ fn help_names_the_commands() {
 #[case(&["extract", "--repo", "/nowhere", "-d", "x", "-t", "t"], 2)]
 #[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "x.sql", "-F", "d"], 2)]
 #[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "-", "--json"], 2)]
-#[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "no/x.sql"], 1)]
+#[case(&["extract", "--repo", "/nowhere", "--database", "x", "--output", "no/x.sql"], 2)]
 #[case(&["extract", "--repo", "/nowhere/at/all", "--database", "x", "--output", "x.sql"], 10)]
 #[case(&["run", "--repo", "/nowhere", "-D", "data", "--primary-conninfo", "host=x password=hush"], 2)]
 #[case(&["run", "--repo", "/nowhere", "-D", "data", "--slot", "No-Slot"], 2)]
@@ -91,4 +94,21 @@ fn there_is_nothing_to_undo_where_nothing_was_done() {
     let (code, _, stderr) = recover(dir.path(), &["rollback", "-D", "data", "--repo", "/nowhere"]);
     assert_eq!(code, 20, "{stderr}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Where a clock change repeats an hour or skips one, the offset tells which moment is meant.
+#[rstest]
+#[case("2026-10-25 02:30:00", &["occurs twice", "+01:00", "+02:00"])]
+#[case("2026-03-29 02:30:00", &["never occurs", "offset"])]
+fn a_local_time_that_is_none_is_explained(#[case] time: &str, #[case] words: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let said = Command::new(env!("CARGO_BIN_EXE_recover"))
+        .env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        .current_dir(dir.path())
+        .args(["run", "--repo", "/nowhere", "-D", "data", "--target-time", time])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.status.code(), Some(2), "{stderr}");
+    assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
 }

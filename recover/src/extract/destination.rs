@@ -1,6 +1,6 @@
 //! Where the extract goes, and where the scratch cluster lies meanwhile: neither may be there, or be anybody's.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -43,7 +43,14 @@ impl Output {
         anyhow::ensure!(file.file_name().is_some(), Advice::usage(format!("{} is no name of a file", file.display())));
         refuse_existing(&file)?;
         let folder = parent(&file);
-        let resolved = folder.canonicalize().with_context(|| format!("find {}", folder.display()))?;
+        let resolved = match folder.canonicalize() {
+            Err(err) if err.kind() == ErrorKind::NotFound => {
+                return Err(Advice::usage(format!("the folder {} is not there", folder.display()))
+                    .hint("make it, or name a file in another folder with --output")
+                    .into());
+            }
+            resolved => resolved.with_context(|| format!("find {}", folder.display()))?,
+        };
         Ok(Self::File(file.file_name().map_or(file.clone(), |name| resolved.join(name))))
     }
 

@@ -7,7 +7,7 @@
 mod destination;
 mod dump;
 pub(crate) mod names;
-mod wanted;
+pub(crate) mod wanted;
 
 use std::path::PathBuf;
 

@@ -21,9 +21,9 @@ const RELATIONS: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespac
 
 /// What is to be brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// The database.
-    pub(super) database: String,
+    pub(crate) database: String,
     /// Tables of it; none means all of it.
     pub(super) tables: Vec<TableName>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Found {
 
 impl Wanted {
     /// What the command line asks for.
-    pub(super) fn of(args: &ExtractArgs, cli: &Cli) -> anyhow::Result<Self> {
+    pub(crate) fn of(args: &ExtractArgs, cli: &Cli) -> anyhow::Result<Self> {
         if let Some(database) = &args.database {
             return Ok(Self { database: database.clone(), tables: Vec::new() });
         }

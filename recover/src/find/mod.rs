@@ -32,7 +32,7 @@ use common::report::{Advice, ExitClass, Interrupted, message_of};
 use common::restore::choose::{Choice, WantedTimeline, Wish, choose};
 use common::restore::target::Target;
 
-use self::commands::Frame;
+use self::commands::{Frame, Goal};
 use self::history::{History, Window};
 use self::judge::Rules;
 use self::report::Report;
@@ -121,6 +121,7 @@ pub(crate) fn run(args: &FindArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<O
         findings: Vec::new(),
         older_left_out: 0,
         rewrites_left_out: 0,
+        older_backups: facts.backups.first().is_some_and(|oldest| oldest.span.start_lsn < from_lsn),
         complete: true,
         notes,
     };
@@ -131,16 +132,16 @@ pub(crate) fn run(args: &FindArgs, cli: &Cli, ctx: &Context) -> anyhow::Result<O
     };
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let mut history = History::new(&choice.route, window(args), rules, limit, catalogs);
-    let ending = read(args, &facts, &choice, &known, &repository, &mut history, ctx)?;
+    let ending = read(args, &facts, &choice, &known, &repository, &mut history, ctx);
+    if ending.as_ref().is_err_and(anyhow::Error::is::<Interrupted>) {
+        return ending.map(|_| Outcome::Done);
+    }
     let (findings, counts) = history.finish();
     report.count(counts);
     report.findings = findings;
-    report.end(ending, choice.route.continues_after(&known, counts.end));
-    let pgdata = place.pgdata.clone();
-    let recorded = &backup.source.data_directory;
-    let is_original = backup.source.host == facts.host
-        && (*recorded == pgdata || facts.links_here.contains(recorded) || facts.directory.cluster().is_some());
-    let frame = Frame::new(cli, ctx, pgdata, is_original, args.timeline());
+    report.end(&ending, choice.route.continues_after(&known, counts.end));
+    let goal = Goal::of(&place, &facts, backup, cli);
+    let frame = Frame::new(cli, ctx, goal, args.timeline());
     for finding in &mut report.findings {
         frame.complete(finding, &facts.backups, &known);
     }

@@ -4,6 +4,7 @@ use common::app::Context;
 use common::archive::walk::Ending;
 use common::pg::{Lsn, TimelineId};
 use common::repo::BackupId;
+use common::report::message_of;
 use serde::Serialize;
 
 use super::finding::{Action, Finding, What};
@@ -34,6 +35,9 @@ pub(crate) struct Report {
     pub(crate) older_left_out: u64,
     /// Commits that only wrote relations anew, which are left out.
     pub(crate) rewrites_left_out: u64,
+    /// Whether there are backups before the one that the reading began at.
+    #[serde(skip)]
+    pub(crate) older_backups: bool,
     /// Whether the WAL could be read as far as there is any.
     pub(crate) complete: bool,
     /// Why it could not, or that some transactions were too large.
@@ -57,11 +61,13 @@ impl Report {
         }
     }
 
-    /// Adds why the reading ended, when that was before the end of all WAL.
-    pub(crate) fn end(&mut self, ending: Ending, goes_on: bool) {
+    /// Adds why the reading ended, when that was before the end of all WAL. A segment that cannot be read is damage, the
+    /// last one too.
+    pub(crate) fn end(&mut self, ending: &anyhow::Result<Ending>, goes_on: bool) {
         let note = match ending {
-            Ending::Missing(segment) if goes_on => format!("{segment} is missing, and there is WAL behind it"),
-            Ending::Invalid(segment, why) if goes_on => {
+            Err(err) => message_of(err),
+            Ok(Ending::Missing(segment)) if goes_on => format!("{segment} is missing, and there is WAL behind it"),
+            Ok(Ending::Invalid(segment, why)) if goes_on => {
                 format!("{segment} is damaged, and there is WAL behind it: {why}")
             }
             _ => return,
@@ -86,8 +92,8 @@ impl Report {
             time.map_or_else(String::new, |time| time.format(" (%F %TZ)").to_string())
         };
         let mut lines = vec![format!(
-            "looked at {} commits from {}{} to {}{} along timeline {}, with the names of {}",
-            self.commits,
+            "looked at {} from {}{} to {}{} along timeline {}, with the names of {}",
+            counted(self.commits, "commit"),
             self.from_lsn,
             time(self.first_commit_at),
             self.to_lsn,
@@ -96,12 +102,20 @@ impl Report {
             self.backup
         )];
         match self.findings.len() {
-            0 => lines.push(format!("none of them dropped or truncated anything, or deleted {} rows", self.rows_min)),
+            0 => {
+                lines.push(format!("none of them dropped or truncated anything, or deleted {} rows", self.rows_min));
+                lines.extend(self.older_backups.then(|| {
+                    "what happened before that: --from-time TIME begins at the newest backup before it".to_owned()
+                }));
+            }
             count if self.older_left_out > 0 => {
-                lines.push(format!(
-                    "these are the newest {count}; {} older ones are left out: --limit",
-                    self.older_left_out
-                ));
+                let left_out = match self.older_left_out {
+                    1 => "1 older one is left out".to_owned(),
+                    older => format!("{older} older ones are left out"),
+                };
+                let newest =
+                    if count == 1 { "this is the newest".to_owned() } else { format!("these are the newest {count}") };
+                lines.push(format!("{newest}; {left_out}: --limit"));
             }
             _ => {}
         }
@@ -114,6 +128,10 @@ impl Report {
         lines.extend(self.notes.iter().cloned());
         lines
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn of_finding(finding: &Finding) -> Vec<String> {
@@ -143,7 +161,7 @@ fn of_finding(finding: &Finding) -> Vec<String> {
 }
 
 fn of_action(action: &Action) -> String {
-    let rows = |count: u64| format!("deleted {count} rows of {}", action.describe());
+    let rows = |count: u64| format!("deleted {} of {}", counted(count, "row"), action.describe());
     match (action.what, action.rows) {
         (What::RowsDeleted, Some(count)) => rows(count),
         (what, _) => format!("{}: {}", what.words(), action.describe()),

@@ -211,9 +211,71 @@ fn losses_of_an_odder_kind_are_found() -> Result<()> {
 
     cluster.stop(StopMode::Fast)?;
     sandbox.clear(cluster.pgdata())?;
-    repo.remove(&repo.wal(&hole)?)?;
+    let object = repo.wal(&hole)?;
+    let sound = std::fs::read(&object)?;
+    for damaged in [&b"garbage of some length, not a frame"[..], &[], &sound[..sound.len() / 2]] {
+        repo.replace(&object, damaged)?;
+        let ran = sandbox.run("recover", &["find", "--repo", repo.arg()?, "--rows", "2000"])?.expect_code(3)?;
+        ensure!(ran.stdout.contains(&format!("read WAL segment {hole}")), "{ran}");
+        ensure!(
+            ran.stdout.contains("public.third") && ran.stdout.matches("table public.first in").count() == 1,
+            "{ran}"
+        );
+    }
+    repo.remove(&object)?;
     let ran = sandbox.run("recover", &["find", "--repo", repo.arg()?, "--rows", "2000"])?.expect_code(3)?;
     ensure!(ran.stdout.contains(&format!("{hole} is missing")), "{ran}");
     ensure!(ran.stdout.contains("public.third") && ran.stdout.matches("table public.first in").count() == 1, "{ran}");
     Ok(())
+}
+
+/// Databases of odd names, a backup that is younger than the loss, and directories that are not production's: whatever is
+/// printed is accepted as it stands.
+#[test]
+fn what_is_printed_can_be_typed() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let repo = Repo::new(&sandbox, "repo")?;
+    let space = sandbox.folder("space")?;
+    let cluster = Recipe::new("sp ace'q").segment_mb(1).archived_to(&repo).start(&sandbox)?;
+    cluster.sql(&format!("create tablespace other location '{}'", space.display()))?;
+    cluster.sql("create table far tablespace other as select 1 n")?;
+    let names = ["-d evil", "a=b", "postgresql://h"];
+    for name in names {
+        cluster.sql(&format!("create database \"{name}\""))?;
+        sql_in(&cluster, &format!("dbname='{name}'"), "create table t as select generate_series(1, 7) n")?;
+    }
+    cluster.backup(&[])?;
+    for name in names {
+        sql_in(&cluster, &format!("dbname='{name}'"), "drop table t")?;
+    }
+    cluster.switch_wal()?;
+    let (_, findings) = found(&cluster, &[])?;
+    ensure!(findings.len() == names.len(), "{findings:?}");
+    for finding in &findings {
+        run_as_printed(&cluster, finding, "recover_extract", "")?;
+        let dump = sandbox.path().join(format!("before_{}.sql", field(finding, "xid")));
+        ensure!(std::fs::read_to_string(dump)?.contains("CREATE TABLE public.t"), "{finding}");
+    }
+    run_as_printed(&cluster, &findings[0], "recover_run", " --dry-run")?;
+
+    // Beside a running server, and then beside the copy that was made there.
+    let copy = Cluster::at(&sandbox, &sandbox.path().join("co py"), Some(&repo));
+    let (_, of_copy) = found(&copy, &[])?;
+    run_as_printed(&cluster, &of_copy[0], "recover_run", " --yes")?;
+    let (_, of_copy) = found(&copy, &[])?;
+    run_as_printed(&cluster, &of_copy[1], "recover_run", " --dry-run")?;
+    copy.stop(StopMode::Immediate)?;
+
+    // Behind the next backup nothing happened yet.
+    cluster.backup(&[])?;
+    let ran = find(&cluster, &[])?.success()?;
+    ensure!(ran.stdout.contains("none of them dropped") && ran.stdout.contains("--from-time TIME"), "{ran}");
+
+    // The cluster in another place is still the cluster.
+    cluster.stop(StopMode::Fast)?;
+    let moved = sandbox.path().join("moved");
+    common::sys::passing::rename(cluster.pgdata(), &moved)?;
+    let moved = Cluster::at(&sandbox, &moved, Some(&repo));
+    let (_, findings) = found(&moved, &["--from-time", "2001-01-01 00:00:00+00"])?;
+    run_as_printed(&moved, findings.first().context("a finding")?, "recover_run", " --dry-run")
 }
