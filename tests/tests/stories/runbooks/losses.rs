@@ -24,11 +24,17 @@ pub(super) fn dropped_table(book: &mut Book) -> Result<()> {
         book.says("0/5A3F1C8", lsn.context("a position")?);
     }
     book.run("recover extract -d shop --table")?;
-    book.run("psql -1 -d shop -f")?;
+    book.run("psql -1 -v ON_ERROR_STOP=1 -d shop -f")?;
+    has_orders(&production, 1110)?;
+    // The table is there, and half of its rows.
+    shop(&production, "delete from orders where id % 2 = 0")?;
+    book.run("createdb orders_then")?;
+    book.run("psql -1 -v ON_ERROR_STOP=1 -d orders_then")?;
+    book.run("pg_dump -a")?;
     has_orders(&production, 1110)?;
     book.run("recover extract --database shop")?;
     book.run("createdb")?;
-    book.run("psql -1 -d shop_then")?;
+    book.run("psql -1 -v ON_ERROR_STOP=1 -d shop_then")?;
     let ran = book.shell("psql -Atd shop_then -c 'select count(*) from orders'")?.success()?;
     ensure!(ran.stdout.trim() == "1110", "{ran}");
 
