@@ -83,7 +83,8 @@ fn archives(session: &mut Session) -> anyhow::Result<bool> {
 pub(crate) fn own_connection(server: &Postmaster, cli: &Cli, ctx: &Context) -> anyhow::Result<Conninfo> {
     let given = ctx.connection_sources(&cli.server);
     let host = server.file.hosts().next();
-    if host.is_none() && given.host.is_none() {
+    // A server that has only begun to start has not written all of its file.
+    if host.is_none() && given.host.is_none() && server.file.status.is_some() {
         return Err(listens_nowhere(&server.file));
     }
     ctx.resolve(ConnectionSources {
@@ -107,7 +108,6 @@ pub(crate) fn connection(file: Option<&PidFile>, cli: &Cli, ctx: &Context) -> an
         }
         if sources.host.is_none() {
             sources.host = hosts.into_iter().next();
-            // A server that has only begun to start has not written all of its file.
             if sources.host.is_none() && file.status.is_some() {
                 return Err(listens_nowhere(file));
             }
