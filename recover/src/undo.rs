@@ -221,6 +221,7 @@ mod tests {
             assert!(!kept.exists());
         }
     }
+
     #[test]
     fn a_cluster_that_somebody_put_back_leads_to_its_own_tablespaces() {
         let dir = tempfile::tempdir().unwrap();
