@@ -141,10 +141,11 @@ fn a_vanished_repository_is_told() -> Result<()> {
 fn a_repository_vanishes_under_a_backup() -> Result<()> {
     let (sandbox, repo, cluster) = archived_table()?;
     let older = cluster.backup(&[])?;
-    // Only the segment that proves the archiving arrives; the backup waits for the rest until the repository is gone.
+    // Only the segment that proves the archiving arrives; the archiver hangs on the rest until the repository is gone.
     let probe = cluster.sql("select pg_walfile_name(pg_current_wal_insert_lsn())")?;
     let usual = e2e::cluster::archive_command(&sandbox, &repo)?;
-    cluster.set("archive_command", &format!("test %f = {probe} && {usual}"))?;
+    let hangs = format!("while test -e {}; do sleep 0.1; done; false", repo.arg()?);
+    cluster.set("archive_command", &format!("if test %f = {probe}; then {usual}; else {hangs}; fi"))?;
     let mut child = background(&cluster, &sandbox, "basebackup", &["-c", "fast", "-d", "postgres"])?;
     wait::until("the backup has begun", || {
         ensure!(child.try_wait()?.is_none(), "the backup ended before the repository vanished");
