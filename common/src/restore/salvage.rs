@@ -22,6 +22,9 @@ use crate::sys::{faults, passing};
 /// The bytes of a segment's first page that tell what it is.
 const FIRST_PAGE_BYTES: usize = 8192;
 
+/// How many segments that wait to be archived are copied where they cannot be linked.
+const WAITING_COPIED_MAX: usize = 16;
+
 /// What a `pg_wal` holds that belongs to the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tail {
@@ -146,7 +149,8 @@ pub fn bring(
 /// outlasts its server's next checkpoint. Makes the folder if there is anything to keep. Safe to repeat.
 ///
 /// A segment that waits to be archived is linked, which needs no room: its server keeps it, unless its
-/// `archive_command` forgets it from now on, and then the link does. All else is copied.
+/// `archive_command` forgets it from now on, and then the link does. All else is copied, and waiting segments too where
+/// they cannot be linked, if they are few: of many it is plain that their server keeps them.
 pub fn secure(
     repository: &Repository,
     identity: &Identity,
@@ -178,12 +182,16 @@ pub fn secure(
             passing::remove(&kept).with_context(|| format!("remove {}", kept.display()))?;
         }
     }
-    missing.retain(|name| {
+    let waits = |name: &ArchiveName| pg_wal.join(format!("archive_status/{name}.ready")).exists();
+    let (mut waiting, mut copied): (Vec<_>, Vec<_>) = missing.into_iter().partition(waits);
+    waiting.retain(|name| {
         let name = name.to_string();
-        let waits = pg_wal.join(format!("archive_status/{name}.ready")).exists();
-        !(waits && durable::link_new(&pg_wal.join(&name), &folder.join(&name)).is_ok())
+        durable::link_new(&pg_wal.join(&name), &folder.join(&name)).is_err()
     });
-    copy(&missing, pg_wal, folder)
+    if waiting.len() <= WAITING_COPIED_MAX {
+        copied.append(&mut waiting);
+    }
+    copy(&copied, pg_wal, folder)
 }
 
 /// Those of the files that are neither in the repository nor in this `pg_wal`.

@@ -163,3 +163,24 @@ fn hazard_06_what_a_stop_takes_away_is_there_after_a_rollback() -> Result<()> {
     ensure!(!tail.exists(), "what is cleaned up is gone");
     Ok(())
 }
+
+/// On another disk nothing can be linked: what waits there for a dead archive is left to its server, however much it is.
+#[test]
+fn hazard_06_waiting_wal_on_another_disk_is_not_copied() -> Result<()> {
+    let (sandbox, memory) = (Sandbox::new()?, Sandbox::in_memory()?);
+    let repo = Repo::new(&sandbox, "repo")?;
+    let wal = memory.folder("wal")?;
+    let cluster = Recipe::new("pg").segment_mb(1).wal_dir(&wal).archived_to(&repo).start(&sandbox)?;
+    cluster.sql("create table late (n int)")?;
+    cluster.backup(&[])?;
+    cluster.set("archive_command", "/bin/false")?;
+    let count = (0..4).map(|_| write_segments(&cluster)).sum::<Result<u32>>()?;
+    ensure!(cluster.waiting_to_be_archived()?.len() > 16);
+    let place = ["-D", cluster.pgdata_arg()?, "--repo", repo.arg()?, "-U", "postgres", "--yes"];
+    let options = ["run", "--target-latest", "--config", &impatient(&sandbox)?];
+    sandbox.run("recover", &[&options, &place[..]].concat())?.success()?;
+    ensure!(cluster.ask::<u32>("select count(*) from late")? == count, "rows are lost");
+    let kept = std::fs::read_dir(cluster.pgdata().with_extension("holdfast").join("tail"))?.count();
+    ensure!(kept <= 2, "{kept} files are kept");
+    Ok(())
+}
