@@ -125,7 +125,10 @@ fn a_full_disk_leaves_nothing() -> Result<()> {
         let options = ["-d", "postgres", "-t", "t", "--output", out_arg, "--scratch", disk_arg];
         extract(&cluster, &options)?.expect_code(20)?.says(&["has room for", "--scratch"])?;
         disk.resize("size=56m")?;
-        extract(&cluster, &options)?.expect_code(1)?.says(&["no space left"])?;
+        let ran = extract(&cluster, &options)?.expect_code(1)?;
+        // A server that could write half a page tells of that instead.
+        let said = ran.stderr.to_lowercase();
+        ensure!(said.contains("no space left") || said.contains("check free disk space"), "{ran}");
         ensure!(!out.exists() && fs::read_dir(disk.path())?.next().is_none(), "left on the disk");
         production.is_untouched()?;
         disk.resize("size=400m")?;
